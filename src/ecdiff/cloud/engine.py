@@ -1,0 +1,105 @@
+"""One worker thread that owns the models, and the queue in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ecdiff import pairs
+from ecdiff.cloud.limits import Limits
+from ecdiff.errors import EcdiffError
+from ecdiff.pairs import Pair
+from ecdiff.plan import Site, cloud_only
+from ecdiff.relay import Job, in_thread, run_job
+from ecdiff.request import Request
+from ecdiff.trajectory import Family, StepEvent, run_stretch, snapshot
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class BusyError(EcdiffError):
+    code = "busy"
+
+
+class Engine:
+    """Runs jobs one after the other, first come first served, a step at a time.
+
+    The models are loaded and used on the worker thread only, so the event loop stays free to
+    see a disconnect, and closing a job stops it after the step at hand.
+    """
+
+    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype, limits: Limits):
+        self.pair = pair
+        self.fingerprint = pairs.fingerprint(pair)
+        self.limits = limits
+        self.ready = False  # a model has generated
+        self._device, self._dtype = device, dtype
+        self._families: dict[Site, Family] = {}  # touched on the worker thread only
+        self._executor = ThreadPoolExecutor(1, "ecdiff-model")
+        self._turn = asyncio.Lock()  # first come, first served
+        self._jobs = 0  # waiting or running
+
+    async def warm_up(self) -> None:
+        """Load the cloud model and generate once, so that the first caller does not pay for it."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._generate_once)
+        self.ready = True
+
+    def _generate_once(self) -> None:
+        request = Request("a test", self.pair.height, self.pair.width, 2.0, seeds=(0,))
+        job = Job(request, cloud_only(1), self.fingerprint)
+        for _ in run_job(self._family("cloud"), self.fingerprint, job, None):
+            pass
+
+    def _family(self, site: Site) -> Family:
+        if site not in self._families:
+            self._families[site] = pairs.load(self.pair, site, self._device, self._dtype)
+        return self._families[site]
+
+    @property
+    def jobs(self) -> int:
+        return self._jobs
+
+    def relay(self, job: Job, payload: bytes | None) -> Generator[StepEvent | bytes, None, None]:
+        """The cloud's stretch of a job; for `run`."""
+        family, limit = self._family("cloud"), self.limits.payload
+        yield from run_job(family, self.fingerprint, job, payload, limit)
+
+    def generate(self, job: Job) -> Generator[StepEvent | Tensor, None, None]:
+        """The whole plan on this server, then pictures [B, 3, H, W] in [0, 1]; for `run`."""
+        request, plan, states = job.request, job.plan, None
+        for site, _, _ in plan.stretches():
+            family = self._family(site)
+            conditioning = family.encode(request)
+            trajectories = yield from run_stretch(family, request, plan, conditioning, states)
+            states = [snapshot(family, t) for t in trajectories]
+        yield family.decode(torch.cat([t.latents for t in trajectories]))
+
+    @asynccontextmanager
+    async def run(
+        self, work: Generator[T, None, None], queued: Callable[[int], object] | None = None
+    ) -> AsyncIterator[AsyncIterator[T]]:
+        """Wait for a turn and iterate `work`; leaving the context stops it.
+
+        Raises BusyError when the queue is full.
+        """
+        if self._jobs > self.limits.queue:
+            raise BusyError(
+                f"{self._jobs} jobs are queued, the limit is {self.limits.queue}: try again later"
+            )
+        self._jobs += 1
+        try:
+            async with self._turn, in_thread(self._executor, work) as items:
+                yield items
+        finally:
+            self._jobs -= 1
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,201 @@
+"""The HTTP and WebSocket server in front of one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+
+import uvicorn
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from ecdiff import pairs
+from ecdiff.cloud.engine import BusyError, Engine
+from ecdiff.cloud.images import router as images_router
+from ecdiff.errors import EcdiffError, InputError, PayloadError, ServeError
+from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step
+from ecdiff.validate import parse, to_plain
+
+log = logging.getLogger(__name__)
+JOB_BYTES = 1 * 2**20  # a job's JSON, or an image request's body
+
+
+def create_app(engine: Engine, token: str | None = None) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warm_up = asyncio.create_task(engine.warm_up())
+        warm_up.add_done_callback(_report)
+        yield
+        warm_up.cancel()
+        engine.close()
+
+    app = FastAPI(title="ecdiff", lifespan=lifespan)
+    app.state.engine = engine
+    app.include_router(images_router)
+
+    @app.middleware("http")
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        open_to_all = request.url.path in ("/healthz", "/readyz")
+        if not open_to_all and not _allowed(request.headers.get("authorization"), token):
+            return _error(401, "unauthorized", "a bearer token is needed: pass --token")
+        if int(request.headers.get("content-length", 0)) > JOB_BYTES:
+            return _error(413, "too_large", f"the body is over the limit of {JOB_BYTES:,} bytes")
+        return await call_next(request)
+
+    @app.exception_handler(EcdiffError)
+    async def refused(request: Request, error: EcdiffError) -> JSONResponse:
+        return _error(_status(error), error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return _error(400, "bad_input", f"{where or 'body'}: {first['msg']}")
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "up"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        if engine.ready:
+            return JSONResponse({"status": "ready"})
+        return _error(503, "not_ready", "the model has not generated yet")
+
+    @app.get("/v1/pairs")
+    async def served() -> dict[str, object]:
+        return {"pairs": [pairs.describe(engine.pair)]}
+
+    @app.websocket("/v1/relay")
+    async def relay(socket: WebSocket) -> None:
+        if not _allowed(socket.headers.get("authorization"), token):
+            await socket.send_denial_response(
+                _error(401, "unauthorized", "a bearer token is needed: pass --token")
+            )
+            return
+        await socket.accept()
+        try:
+            await _serve_job(socket, engine)
+        except WebSocketDisconnect:
+            log.info("the edge went away: its job is cancelled")
+
+    return app
+
+
+async def _serve_job(socket: WebSocket, engine: Engine) -> None:
+    """One job from first message to close. A failure is told to the edge before closing."""
+    try:
+        job = parse(Job, await socket.receive_text(), "job")
+        engine.limits.check(job)
+        payload = await socket.receive_bytes() if job.resume else None
+        await _until_disconnect(socket, _stream(socket, engine, job, payload))
+    except EcdiffError as error:
+        await _send(socket, Failed(error.code, str(error)))
+    except (KeyError, RuntimeError) as error:  # a text frame for a binary one, or a model's failure
+        log.exception("a job failed")
+        await _send(socket, Failed("internal", f"the server failed: {error}"))
+    await socket.close()
+
+
+async def _stream(socket: WebSocket, engine: Engine, job: Job, payload: bytes | None) -> None:
+    began = time.perf_counter()
+    await _send(socket, Accepted(queue=engine.jobs))
+    async with engine.run(engine.relay(job, payload)) as events:
+        async for event in events:
+            if isinstance(event, bytes):
+                await _send(socket, Done(time.perf_counter() - began))
+                await socket.send_bytes(event)
+            else:
+                await _send(socket, Step(event.step, event.timestep, event.evaluated))
+
+
+async def _until_disconnect(socket: WebSocket, work: Awaitable[None]) -> None:
+    """Await `work`, or cancel it as soon as the edge closes the socket."""
+    working = asyncio.ensure_future(work)
+    listening = asyncio.ensure_future(socket.receive())
+    await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+    for task in (working, listening):
+        if not task.done():
+            task.cancel()
+    await asyncio.gather(working, listening, return_exceptions=True)
+    if working.cancelled():
+        raise WebSocketDisconnect()
+    working.result()
+
+
+async def _send(socket: WebSocket, message: Message) -> None:
+    await socket.send_text(json.dumps(to_plain(message)))
+
+
+def _allowed(authorization: str | None, token: str | None) -> bool:
+    if token is None:
+        return True
+    expected = f"Bearer {token}".encode()
+    return hmac.compare_digest((authorization or "").encode(), expected)
+
+
+def _status(error: EcdiffError) -> int:
+    if isinstance(error, BusyError):
+        return 429
+    return 400 if isinstance(error, (InputError, PayloadError)) else 500
+
+
+def _error(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception():
+        log.error("the model did not load: %s", task.exception())
+
+
+def bind(host: str, port: int, token: str | None) -> socket.socket:
+    """A listening socket. Port 0 takes a free one.
+
+    Raises ServeError when the port is taken, or beyond loopback without a token.
+    """
+    if token is None and not _is_loopback(host):
+        raise ServeError(
+            f"refusing to serve on {host} without a token: anyone could use the GPU. "
+            "Pass --token, or --host 127.0.0.1"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ServeError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port"
+        ) from error
+    return listener
+
+
+def make_server(app: FastAPI, payload_limit: int) -> uvicorn.Server:
+    """A uvicorn server whose WebSocket message cap is the payload cap."""
+    config = uvicorn.Config(
+        app,
+        ws_max_size=payload_limit,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,338 @@
+"""EdgeCloudPipeline: from a prompt to pictures, with the cloud wherever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ecdiff import pairs
+from ecdiff.edge.client import InProcess, Network, Relayed, Transport
+from ecdiff.errors import InputError
+from ecdiff.handoff import pack
+from ecdiff.pairs import Pair
+from ecdiff.pictures import to_pil
+from ecdiff.plan import Plan, plan_for
+from ecdiff.relay import Job, in_thread, unpack_for
+from ecdiff.request import Request
+from ecdiff.trajectory import (
+    Conditioning,
+    Family,
+    Snapshot,
+    StepEvent,
+    run_stretch,
+    snapshot,
+)
+
+T = TypeVar("T")
+StepCallback = Callable[["EdgeCloudPipeline", int, float, dict[str, Any]], object]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class Seconds:
+    """Wall time. `encode` overlaps `cloud`; `total` is not the sum."""
+
+    encode: float = 0.0
+    cloud: float = 0.0
+    transfer: float = 0.0
+    edge: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Bytes:
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was asked, what was done and what it took."""
+
+    pair: str
+    request: Request
+    plan: Plan
+    seconds: Seconds
+    bytes: Bytes
+    method: str | None  # None when the caller brought a plan
+    outcome: str = "complete"
+
+    def to_json(self) -> dict[str, Any]:
+        lead = self.plan.phases[0]
+        return {
+            "pair": self.pair,
+            "method": self.method,
+            "scheduler": self.request.scheduler,
+            "guidance": self.request.guidance,
+            "size": f"{self.request.width}x{self.request.height}",
+            "seed": self.request.seeds[0],
+            "prompt": self.request.prompt,
+            "negative_prompt": self.request.negative_prompt,
+            "plan": {
+                "warmup": lead.warmup,
+                "skip": lead.skip,
+                "smoothing": lead.smoothing,
+                "handoff_step": self.plan.handoff_step,
+                **self.plan.to_json(),
+            },
+            "counts": asdict(self.plan.counts()),
+            "seconds": {name: round(value, 4) for name, value in asdict(self.seconds).items()},
+            "bytes": asdict(self.bytes),
+            "outcome": self.outcome,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """`images`: PIL images, or one array or tensor of all, by the call's `output_type`."""
+
+    images: Any
+    receipt: Receipt
+
+
+@dataclass
+class _Call:
+    """One call's own state."""
+
+    request: Request
+    plan: Plan
+    on_step: Callable[[StepEvent], object]
+    seconds: Seconds = field(default_factory=Seconds)
+    bytes: Bytes = field(default_factory=Bytes)
+
+
+class EdgeCloudPipeline:
+    """The edge model, and a way to its cloud. Keeps nothing of a call once it is done."""
+
+    def __init__(self, pair: Pair, edge: Family, transport: Transport) -> None:
+        self.pair = pair
+        self.fingerprint = pairs.fingerprint(pair)
+        self._edge, self._transport = edge, transport
+        self._executor = ThreadPoolExecutor(1, "ecdiff-edge")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pair: str | Pair,
+        cloud: str | None = None,
+        *,
+        token: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+    ) -> EdgeCloudPipeline:
+        """Load the edge model of a pair (a name, or a folder with `cloud/` and `edge/`).
+
+        `cloud` is the server's address (`ws://HOST:PORT`); None runs the cloud model in this
+        process too. Raises InputError, PairError.
+        """
+        chosen = pairs.resolve(pair) if isinstance(pair, str) else pair
+        where, precision = pairs.place(device, dtype)
+        transport: Transport
+        if cloud is None:
+            transport = InProcess(
+                lambda: pairs.load(chosen, "cloud", where, precision), pairs.fingerprint(chosen)
+            )
+        else:
+            transport = Network(cloud, token, connect_timeout, read_timeout)
+        return cls(chosen, pairs.load(chosen, "edge", where, precision), transport)
+
+    def __call__(self, prompt: str, **options: Any) -> Result:
+        """`generate`, waiting for the result. Takes the same arguments."""
+        return _wait_for(self.generate(prompt, **options))
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        scheduler: str = "ddim",
+        method: str = "ec-diff",
+        plan: Plan | None = None,
+        warmup: int | None = None,
+        skip: int | None = None,
+        smoothing: float | None = None,
+        handoff_step: int | None = None,
+    ) -> Result:
+        """Generate pictures of one prompt. Sizes in pixels; defaults are the pair's.
+
+        Picture j has seed `seed + j`. `warmup` (p), `skip` (k), `smoothing` (alpha) and
+        `handoff_step` (s) change the method's plan; `plan` replaces it. After each step, in the
+        cloud or here, `callback_on_step_end(pipeline, step, timestep, {"site", "evaluated"})`
+        is called; an exception from it cancels the generation.
+
+        Raises InputError, LinkError, PayloadError.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type {output_type!r}: use one of {', '.join(OUTPUT_TYPES)}")
+        if not isinstance(prompt, str):
+            raise InputError("one prompt a call: pass a string, and call again for the next one")
+        parameters = {"warmup": warmup, "skip": skip, "smoothing": smoothing}
+        parameters["handoff_step"] = handoff_step
+        if plan is not None and any(value is not None for value in parameters.values()):
+            raise InputError("plan replaces warmup, skip, smoothing and handoff_step: pass either")
+        chosen = plan or plan_for(method, num_inference_steps, self.pair.defaults, **parameters)  # type: ignore[arg-type]
+        request = Request(
+            prompt,
+            self.pair.height if height is None else height,
+            self.pair.width if width is None else width,
+            self.pair.guidance if guidance_scale is None else guidance_scale,
+            _seeds(seed, generator, num_images_per_prompt),
+            negative_prompt or "",
+            scheduler,
+        )
+
+        def on_step(event: StepEvent) -> object:
+            if callback_on_step_end is None:
+                return None
+            told = {"site": event.site, "evaluated": event.evaluated}
+            return callback_on_step_end(self, event.step, event.timestep, told)
+
+        call = _Call(request, chosen, on_step)
+        images = await self._run(call, output_type)
+        used = None if plan is not None else method
+        receipt = Receipt(self.pair.name, request, chosen, call.seconds, call.bytes, used)
+        return Result(images, receipt)
+
+    async def _run(self, call: _Call, output_type: str) -> Any:
+        began = time.perf_counter()
+        encoding = asyncio.ensure_future(self._encode(call))  # while the cloud is at work
+        try:
+            states: tuple[Snapshot, ...] | None = None
+            for site, _, _ in call.plan.stretches():
+                if site == "cloud":
+                    states = await self._cloud_stretch(call, states)
+                else:
+                    states = await self._edge_stretch(call, await encoding, states)
+        finally:
+            encoding.cancel()
+            await asyncio.gather(encoding, return_exceptions=True)
+        assert states is not None
+        images = await self._finish(call, torch.cat([s.latents for s in states]), output_type)
+        call.seconds.total = time.perf_counter() - began
+        return images
+
+    async def _encode(self, call: _Call) -> Conditioning:
+        if call.plan.handoff_step == call.plan.steps:
+            return {}  # no edge step will ask for it
+        began = time.perf_counter()
+        conditioning = await self._in_edge_thread(lambda: self._edge.encode(call.request))
+        call.seconds.encode = time.perf_counter() - began
+        return conditioning
+
+    async def _cloud_stretch(
+        self, call: _Call, states: tuple[Snapshot, ...] | None
+    ) -> tuple[Snapshot, ...]:
+        began = time.perf_counter()
+        job = Job(call.request, call.plan, self.fingerprint, resume=states is not None)
+        payload = None if states is None else pack("handoff", self.fingerprint, states)
+        async with aclosing(self._transport.relay(job, payload)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, Relayed):
+                    states = unpack_for(job, self.fingerprint, event.payload)
+                    call.seconds.cloud += event.seconds
+                    call.bytes.sent += event.sent
+                    call.bytes.received += event.received
+                    call.seconds.transfer += time.perf_counter() - began - event.seconds
+                else:
+                    call.on_step(
+                        StepEvent(
+                            event.step, call.plan.steps, event.timestep, "cloud", event.evaluated
+                        )
+                    )
+        assert states is not None
+        return states
+
+    async def _edge_stretch(
+        self, call: _Call, conditioning: Conditioning, states: tuple[Snapshot, ...] | None
+    ) -> tuple[Snapshot, ...]:
+        began = time.perf_counter()
+        finished: list[Snapshot] = []
+
+        def work() -> Generator[StepEvent, None, None]:
+            trajectories = yield from run_stretch(
+                self._edge, call.request, call.plan, conditioning, states
+            )
+            finished.extend(snapshot(self._edge, t) for t in trajectories)
+
+        async with in_thread(self._executor, work()) as events:
+            async for event in events:
+                call.on_step(event)
+        call.seconds.edge += time.perf_counter() - began
+        return tuple(finished)
+
+    async def _finish(self, call: _Call, latents: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        began = time.perf_counter()
+        pictures = await self._in_edge_thread(lambda: self._edge.decode(latents))
+        call.seconds.decode = time.perf_counter() - began
+        if output_type == "pt":
+            return pictures
+        if output_type == "np":
+            return pictures.permute(0, 2, 3, 1).cpu().numpy()
+        return to_pil(pictures)
+
+    async def _in_edge_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _seeds(
+    seed: int | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    count: int,
+) -> tuple[int, ...]:
+    """One seed a picture. Raises InputError for a used generator: its place cannot be sent."""
+    if count < 1:
+        raise InputError(f"the number of pictures is {count}: use at least 1")
+    if seed is not None and generator is not None:
+        raise InputError("pass a seed or a generator, not both")
+    if generator is None:
+        first = secrets.randbits(32) if seed is None else seed
+        return tuple(first + j for j in range(count))
+    if isinstance(generator, torch.Generator):
+        first = _fresh_seed(generator)
+        return tuple(first + j for j in range(count))
+    if len(generator) != count:
+        raise InputError(f"{len(generator)} generators for {count} pictures: pass one a picture")
+    return tuple(_fresh_seed(each) for each in generator)
+
+
+def _fresh_seed(generator: torch.Generator) -> int:
+    seed = generator.initial_seed()
+    fresh = torch.Generator(generator.device).manual_seed(seed)
+    if not torch.equal(generator.get_state(), fresh.get_state()):
+        raise InputError(
+            "the generator has been used: its seed alone travels, pass a fresh one or a seed"
+        )
+    return seed
+
+
+def _wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end from ordinary code, also inside a running event loop (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()

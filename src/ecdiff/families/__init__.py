@@ -1,0 +1,1 @@
+"""One file a model family. The only place, beside training, that imports diffusers."""

@@ -1,0 +1,184 @@
+"""The named pairs of models, and the fingerprint both sides must share. No torch at import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecdiff.errors import InputError, PairError
+from ecdiff.plan import PlanDefaults, Site
+
+if TYPE_CHECKING:
+    import torch
+
+    from ecdiff.trajectory import Family
+
+DTYPES = ("float32", "float16", "bfloat16")
+SCHEDULE_FACTS = (
+    "prediction_type",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "num_train_timesteps",
+    "timestep_spacing",
+    "steps_offset",
+    "rescale_betas_zero_snr",
+    "snr_shift_scale",
+)
+REFERENCE = Path(__file__).parent / "reference" / "weights"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where one model's parts are. `unet` is set when only the U-Net is its own."""
+
+    model: str  # a StableDiffusionPipeline folder
+    unet: str | None = None  # a folder that holds unet/
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cloud and an edge model that share a latent space, and how to use them together."""
+
+    name: str
+    cloud: Side
+    edge: Side
+    revision: str
+    defaults: PlanDefaults
+    guidance: float
+    height: int  # pixels
+    width: int  # pixels
+    licence: str
+
+    def side(self, site: Site) -> Side:
+        return self.cloud if site == "cloud" else self.edge
+
+
+def folder_pair(name: str, folder: Path, licence: str = "unknown") -> Pair:
+    """A pair in one folder: `cloud/`, a whole pipeline, and `edge/unet/`.
+
+    An optional `pair.json` there may set `revision`, `guidance` and `defaults`.
+    Raises PairError when the folder is not laid out like that.
+    """
+    cloud, edge = folder / "cloud", folder / "edge"
+    for part in (cloud / "model_index.json", edge / "unet" / "config.json"):
+        if not part.is_file():
+            raise PairError(f"{folder} is not a pair: {part.relative_to(folder)} is missing")
+    unet = _read(cloud / "unet" / "config.json")
+    factor = 2 ** (len(_read(cloud / "vae" / "config.json")["block_out_channels"]) - 1)
+    settings = _read(folder / "pair.json") if (folder / "pair.json").is_file() else {}
+    try:
+        return Pair(
+            name,
+            Side(str(cloud)),
+            Side(str(cloud), unet=str(edge)),
+            revision=str(settings.get("revision", "local")),
+            defaults=PlanDefaults(
+                **settings.get(
+                    "defaults", {"warmup": 7, "skip": 2, "smoothing": 0.3, "handoff_step": 36}
+                )
+            ),
+            guidance=float(settings.get("guidance", 7.5)),
+            height=unet["sample_size"] * factor,
+            width=unet["sample_size"] * factor,
+            licence=licence,
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise PairError(f"{folder}: bad pair.json or config: {error}") from error
+
+
+def names() -> list[str]:
+    return ["reference"]
+
+
+def resolve(name: str) -> Pair:
+    """The pair of that name, or the pair in the folder of that name. Raises InputError."""
+    if name == "reference":
+        return folder_pair("reference", REFERENCE, "Apache-2.0")
+    folder = Path(name)
+    if folder.is_dir():
+        return folder_pair(folder.resolve().name, folder)
+    raise InputError(
+        f"no pair {name!r}: use one of {', '.join(names())}, "
+        "or a folder that holds cloud/ and edge/"
+    )
+
+
+def facts(pair: Pair, site: Site) -> dict[str, Any]:
+    """What must be known of one side to trust its latents, from its configuration files."""
+    side = pair.side(site)
+    model = Path(side.model)
+    unet = _read(Path(side.unet or side.model) / "unet" / "config.json")
+    vae = _read(model / "vae" / "config.json")
+    scheduler = _read(model / "scheduler" / "scheduler_config.json")
+    return {
+        "revision": pair.revision,
+        "latent_channels": unet["in_channels"],
+        "vae_factor": 2 ** (len(vae["block_out_channels"]) - 1),
+        "vae_scaling": vae.get("scaling_factor"),
+        "text_width": unet["cross_attention_dim"],
+        **{name: scheduler.get(name) for name in SCHEDULE_FACTS},
+    }
+
+
+def fingerprint(pair: Pair) -> str:
+    """SHA-256 of the canonical JSON of both sides' facts. Says nothing of name or place."""
+    both = {"cloud": facts(pair, "cloud"), "edge": facts(pair, "edge")}
+    canonical = json.dumps(both, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def describe(pair: Pair) -> dict[str, Any]:
+    """The entry as `ecdiff pairs --json` and `GET /v1/pairs` show it."""
+    return {
+        "name": pair.name,
+        "fingerprint": fingerprint(pair),
+        "guidance": pair.guidance,
+        "height": pair.height,
+        "width": pair.width,
+        "licence": pair.licence,
+        "defaults": asdict(pair.defaults),
+        "cloud": facts(pair, "cloud"),
+        "edge": facts(pair, "edge"),
+    }
+
+
+def load(pair: Pair, site: Site, device: torch.device, dtype: torch.dtype) -> Family:
+    """Load one side's model. Raises PairError."""
+    from ecdiff.families import sd
+
+    side = pair.side(site)
+    return sd.load(side.model, side.unet, device, dtype)
+
+
+def place(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype]:
+    """The device and dtype of those names; by default a GPU in float16, else the CPU in float32.
+
+    Raises InputError for a name torch does not know or a device that is not there.
+    """
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used: {reason}") from error
+    if dtype is None:
+        dtype = "float32" if where.type == "cpu" else "float16"
+    if dtype not in DTYPES:
+        raise InputError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+    return where, getattr(torch, dtype)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PairError(f"cannot read {path}: {error}") from error
+    return content

@@ -1,0 +1,132 @@
+"""What an edge and a cloud say to each other on `/v1/relay`, and how a site runs its stretch.
+
+```
+edge   Job (JSON text) [payload (binary), when job.resume]
+cloud  Accepted, Step, Step, ..., Done (JSON text each), payload (binary)
+   or  Failed (JSON text) at any time
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+from ecdiff.errors import FingerprintError, InputError
+from ecdiff.handoff import MAX_BYTES, pack, unpack
+from ecdiff.plan import Plan
+from ecdiff.request import Request
+from ecdiff.trajectory import Family, Snapshot, StepEvent, run_stretch, snapshot
+from ecdiff.validate import FORBID_UNKNOWN
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Run the cloud's next stretch of `plan` for `request`."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    request: Request
+    plan: Plan
+    fingerprint: str
+    resume: bool = False  # a payload follows in a binary message
+
+
+@dataclass(frozen=True)
+class Accepted:
+    queue: int  # jobs ahead of this one
+    event: Literal["accepted"] = "accepted"
+
+
+@dataclass(frozen=True)
+class Step:
+    step: int
+    timestep: float
+    evaluated: bool
+    event: Literal["step"] = "step"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The payload follows. `seconds` went by since the job was accepted, the queue included."""
+
+    seconds: float
+    event: Literal["done"] = "done"
+
+
+@dataclass(frozen=True)
+class Failed:
+    code: str
+    message: str
+    event: Literal["error"] = "error"
+
+
+Message = Accepted | Step | Done | Failed
+
+
+def run_job(
+    family: Family, fingerprint: str, job: Job, payload: bytes | None, max_bytes: int = MAX_BYTES
+) -> Generator[StepEvent | bytes, None, None]:
+    """The cloud's side of one job: encode, denoise one stretch, pack the handoff.
+
+    Yields one event a step, then the handoff's bytes.
+    Raises InputError or a PayloadError for a job that this model cannot run.
+    """
+    states = None if payload is None else unpack_for(job, fingerprint, payload, max_bytes)
+    check_job(job, fingerprint, states)
+    conditioning = family.encode(job.request)
+    trajectories = yield from run_stretch(family, job.request, job.plan, conditioning, states)
+    snapshots = [snapshot(family, t) for t in trajectories]
+    yield pack("handoff", fingerprint, snapshots, max_bytes)
+
+
+def check_job(job: Job, fingerprint: str, states: tuple[Snapshot, ...] | None = None) -> None:
+    """Raises FingerprintError or InputError before any work is done."""
+    if job.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"the job is for pair {job.fingerprint[:12]}, this server has {fingerprint[:12]}: "
+            "use the same --pair on both sides"
+        )
+    step = job.plan.start if states is None else states[0].step
+    if step >= job.plan.steps or job.plan.stretch_at(step)[0] != "cloud":
+        raise InputError(f"step {step} of plan {job.plan} is not the cloud's to run")
+
+
+def unpack_for(
+    job: Job, fingerprint: str, payload: bytes, max_bytes: int = MAX_BYTES
+) -> tuple[Snapshot, ...]:
+    """The payload's snapshots, checked to belong to this very request and plan."""
+    snapshots = unpack(payload, fingerprint, max_bytes).snapshots
+    if (snapshots[0].request, snapshots[0].plan) != (job.request, job.plan):
+        raise InputError("the payload belongs to another request or plan than the job's")
+    return snapshots
+
+
+@asynccontextmanager
+async def in_thread(
+    executor: Executor, generator: Generator[T, None, None]
+) -> AsyncIterator[AsyncIterator[T]]:
+    """Iterate a blocking generator on `executor`'s thread, one item a hop.
+
+    Leaving the context closes the generator on that thread: work stops after the item at hand.
+    """
+    loop = asyncio.get_running_loop()
+    end = object()
+
+    async def items() -> AsyncIterator[T]:
+        while True:
+            item = await loop.run_in_executor(executor, next, generator, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+
+    try:
+        yield items()
+    finally:
+        await asyncio.shield(loop.run_in_executor(executor, generator.close))

@@ -1,0 +1,52 @@
+"""What a caller asks for: one prompt, one or more pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from math import isfinite
+from typing import ClassVar
+
+from ecdiff.errors import InputError
+from ecdiff.validate import FORBID_UNKNOWN
+
+SCHEDULERS = ("ddim", "euler", "dpm++")
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """`seeds` holds one integer a picture; picture j of a call with seed q has seed q + j."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    prompt: str
+    height: int  # pixels
+    width: int  # pixels
+    guidance: float
+    seeds: tuple[int, ...]
+    negative_prompt: str = ""
+    scheduler: str = "ddim"
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise InputError("the prompt is empty: say what to draw")
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value < 8 or value % 8:
+                raise InputError(f"{name} is {value}: use a multiple of 8, at least 8")
+        if not (isfinite(self.guidance) and self.guidance >= 0):
+            raise InputError(f"guidance is {self.guidance:g}: use a number >= 0 (1 turns it off)")
+        if self.scheduler not in SCHEDULERS:
+            raise InputError(f"no scheduler {self.scheduler!r}: use one of {', '.join(SCHEDULERS)}")
+        if not self.seeds:
+            raise InputError("no seed: ask for at least 1 picture")
+        for seed in self.seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise InputError(f"seed is {seed}: use an integer in 0..2^63-1")
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Ties a payload to the prompts it was made for."""
+        text = json.dumps([self.prompt, self.negative_prompt])
+        return hashlib.sha256(text.encode()).hexdigest()
