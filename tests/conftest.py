@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts: tiny models need no more
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ecdiff.cloud.engine import Engine
+    from ecdiff.families.sd import StableDiffusion
+    from ecdiff.pairs import Pair
+    from ecdiff.plan import Plan
+    from ecdiff.request import Request
+    from ecdiff.trajectory import Trajectory
 
 WORDS = ["a", "big", "red", "house", "snow", "in", "the", "blue", "fish"]
 
@@ -94,3 +111,127 @@ def make_pair(folder: Path, seed: int = 0, **scheduler: object) -> Path:
 @pytest.fixture(scope="session")
 def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pair(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def pair(pair_folder: Path) -> Pair:
+    from ecdiff import pairs
+
+    return pairs.resolve(str(pair_folder))
+
+
+@pytest.fixture(scope="session")
+def cloud_model(pair: Pair) -> StableDiffusion:
+    import torch
+
+    from ecdiff import pairs
+
+    return pairs.load(pair, "cloud", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def edge_model(pair: Pair) -> StableDiffusion:
+    import torch
+
+    from ecdiff import pairs
+
+    return pairs.load(pair, "edge", torch.device("cpu"), torch.float32)
+
+
+def a_request(**changes: Any) -> Request:
+    """A request for one 32x32 picture, with `changes`."""
+    from ecdiff.request import Request
+
+    usual = {"prompt": "a red house", "height": 32, "width": 32, "guidance": 5.0, "seeds": (7,)}
+    return Request(**(usual | changes))
+
+
+def finish(family: Any, request: Request, plan: Plan, states: Any = None) -> list[Trajectory]:
+    """Run one stretch of a plan to its end."""
+    from ecdiff.trajectory import run_stretch
+
+    work = run_stretch(family, request, plan, family.encode(request), states)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return list(end.value)
+
+
+def run_plan(families: dict[str, Any], request: Request, plan: Plan) -> Tensor:
+    """The latents [B, C, h, w] of a whole plan, without a payload or a socket between sites."""
+    import torch
+
+    from ecdiff.trajectory import snapshot
+
+    states = None
+    for site, _, _ in plan.stretches():
+        done = finish(families[site], request, plan, states)
+        states = [snapshot(families[site], t) for t in done]
+    return torch.cat([t.latents for t in done])
+
+
+@contextmanager
+def unet_rows(family: StableDiffusion) -> Iterator[list[int]]:
+    """The row count of every call of the U-Net."""
+    rows: list[int] = []
+    hook = family.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server in a thread of this process."""
+
+    engine: Engine
+    port: int
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def running(
+    pair: Pair, token: str | None = None, wait_ready: bool = True, **limits: int
+) -> Iterator[Running]:
+    """Serve `pair` on a free port of loopback."""
+    import torch
+
+    from ecdiff.cloud.engine import Engine
+    from ecdiff.cloud.limits import Limits
+    from ecdiff.cloud.server import bind, create_app, make_server
+
+    engine = Engine(pair, torch.device("cpu"), torch.float32, Limits(**limits))
+    listener = bind("127.0.0.1", 0, token)
+    port = listener.getsockname()[1]
+    uvicorn_server = make_server(create_app(engine, token), engine.limits.payload)
+    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: uvicorn_server.started and (engine.ready or not wait_ready))
+        yield Running(engine, port)
+    finally:
+        uvicorn_server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(pair: Pair) -> Iterator[Running]:
+    with running(pair) as server:
+        yield server

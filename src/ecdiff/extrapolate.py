@@ -30,6 +30,10 @@ class Rule(Protocol):
         """The next step's noise without a network call."""
         ...
 
+    def holds_enough(self, past: History, i: int, phase: Phase) -> bool:
+        """Whether `past` is all that step `i` of `phase` and those after it need."""
+        ...
+
 
 class Gradient:
     """Linear in the step index, damped after the first cycle (Eq. 3, 4 and 6)."""
@@ -46,6 +50,10 @@ class Gradient:
         eps = past.noise + past.gradient  # Eq. 4
         return eps, History(eps, past.gradient)
 
+    def holds_enough(self, past: History, i: int, phase: Phase) -> bool:
+        has_noise, has_gradient = past.noise is not None, past.gradient is not None
+        return (has_noise or i == 0) and (has_gradient or i < phase.warmup)
+
 
 class Reuse:
     """The last evaluated noise as it is."""
@@ -56,6 +64,9 @@ class Reuse:
     def extrapolate(self, past: History) -> tuple[Tensor, History]:
         assert past.noise is not None
         return past.noise, past
+
+    def holds_enough(self, past: History, i: int, phase: Phase) -> bool:
+        return past.noise is not None or i == 0
 
 
 RULES: dict[str, Rule] = {"gradient": Gradient(), "reuse": Reuse()}

@@ -39,6 +39,15 @@ Kind = Literal["checkpoint", "handoff"]
 FORMAT = 1
 MAX_BYTES = 64 * 2**20
 DTYPES = ("F32", "F16", "BF16")
+_MALFORMED = (  # what reading made-up JSON may raise
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 _NAME = re.compile(r"(\d{1,4})/(latents|noise|gradient|scheduler/[a-z0-9-]{1,32})")
 
 
@@ -150,7 +159,7 @@ def _read_header(data: bytes) -> dict[str, Any]:
         layout = json.loads(data[8:end])
         header = json.loads(layout.pop("__metadata__")["ecdiff"])
         tensors = {n: (e["dtype"], int(e["data_offsets"][1])) for n, e in layout.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _MALFORMED as error:
         raise PayloadError("these bytes are not an ecdiff payload") from error
     if not isinstance(header, dict):
         raise PayloadError("these bytes are not an ecdiff payload")

@@ -6,10 +6,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ecdiff.errors import InputError, PairError
 from ecdiff.plan import PlanDefaults, Site
+from ecdiff.validate import FORBID_UNKNOWN, parse
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ SCHEDULE_FACTS = (
     "rescale_betas_zero_snr",
     "snr_shift_scale",
 )
+SD_DEFAULTS = PlanDefaults(warmup=7, skip=2, smoothing=0.3, handoff_step=36)  # Table 5: s 34, 37
 REFERENCE = Path(__file__).parent / "reference" / "weights"
 
 
@@ -57,37 +59,64 @@ class Pair:
         return self.cloud if site == "cloud" else self.edge
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What an optional `pair.json` beside `cloud/` and `edge/` may say."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    guidance: float = 7.5
+    defaults: PlanDefaults = SD_DEFAULTS
+    revision: str | None = None  # set it where a side does not have the other's weights
+
+
 def folder_pair(name: str, folder: Path, licence: str = "unknown") -> Pair:
     """A pair in one folder: `cloud/`, a whole pipeline, and `edge/unet/`.
 
-    An optional `pair.json` there may set `revision`, `guidance` and `defaults`.
     Raises PairError when the folder is not laid out like that.
     """
     cloud, edge = folder / "cloud", folder / "edge"
     for part in (cloud / "model_index.json", edge / "unet" / "config.json"):
         if not part.is_file():
             raise PairError(f"{folder} is not a pair: {part.relative_to(folder)} is missing")
+    settings = Settings()
+    if (folder / "pair.json").is_file():
+        try:
+            settings = parse(Settings, (folder / "pair.json").read_bytes(), "pair.json")
+        except InputError as error:
+            raise PairError(f"{folder}: {error}") from error
     unet = _read(cloud / "unet" / "config.json")
-    factor = 2 ** (len(_read(cloud / "vae" / "config.json")["block_out_channels"]) - 1)
-    settings = _read(folder / "pair.json") if (folder / "pair.json").is_file() else {}
-    try:
-        return Pair(
-            name,
-            Side(str(cloud)),
-            Side(str(cloud), unet=str(edge)),
-            revision=str(settings.get("revision", "local")),
-            defaults=PlanDefaults(
-                **settings.get(
-                    "defaults", {"warmup": 7, "skip": 2, "smoothing": 0.3, "handoff_step": 36}
-                )
-            ),
-            guidance=float(settings.get("guidance", 7.5)),
-            height=unet["sample_size"] * factor,
-            width=unet["sample_size"] * factor,
-            licence=licence,
-        )
-    except (TypeError, ValueError, KeyError) as error:
-        raise PairError(f"{folder}: bad pair.json or config: {error}") from error
+    side = unet["sample_size"] * _vae_factor(_read(cloud / "vae" / "config.json"))
+    return Pair(
+        name,
+        Side(str(cloud)),
+        Side(str(cloud), unet=str(edge)),
+        settings.revision or _revision(cloud, edge),
+        settings.defaults,
+        settings.guidance,
+        height=side,
+        width=side,
+        licence=licence,
+    )
+
+
+def _revision(*folders: Path) -> str:
+    """Stands for the weight files: their names and sizes, and the first and last MiB of each."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.safetensors")):
+            size = path.stat().st_size
+            digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()} {size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _vae_factor(vae: dict[str, Any]) -> int:
+    """Pixels per latent, along one side."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def names() -> list[str]:
@@ -117,7 +146,7 @@ def facts(pair: Pair, site: Site) -> dict[str, Any]:
     return {
         "revision": pair.revision,
         "latent_channels": unet["in_channels"],
-        "vae_factor": 2 ** (len(vae["block_out_channels"]) - 1),
+        "vae_factor": _vae_factor(vae),
         "vae_scaling": vae.get("scaling_factor"),
         "text_width": unet["cross_attention_dim"],
         **{name: scheduler.get(name) for name in SCHEDULE_FACTS},

@@ -1,11 +1,22 @@
-"""Pictures as tensors, PIL images and PNG bytes."""
+"""Pictures as tensors, PIL images, PNG bytes and files."""
 
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
+
+from ecdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:
@@ -18,3 +29,42 @@ def to_png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "png")
     return file.getvalue()
+
+
+def numbered(out: Path, count: int) -> list[Path]:
+    """Where `count` pictures go: `out` itself, or `NAME-0.png`, `NAME-1.png`, ..."""
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{j}") for j in range(count)]
+
+
+def check_writable(path: Path) -> None:
+    """Raises InputError when a picture could not be written there later. Leaves nothing behind."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"cannot write {path}: end its name in {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder, name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}, make it first")
+    probe = _beside(path)
+    try:
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def save(pictures: Sequence[Image.Image], paths: Sequence[Path]) -> None:
+    """Write each picture whole or not at all, replacing what was there."""
+    for picture, path in zip(pictures, paths, strict=True):
+        unfinished = _beside(path)
+        try:
+            with unfinished.open("xb") as file:
+                picture.save(file, FORMATS[path.suffix.lower()])
+            os.replace(unfinished, path)
+        finally:
+            with suppress(FileNotFoundError):
+                unfinished.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder, for a file that is not finished yet."""
+    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")

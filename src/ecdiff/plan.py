@@ -54,6 +54,8 @@ class Phase:
             raise PlanError(f"no extrapolation rule {self.rule!r}: use one of {', '.join(RULES)}")
         if self.skip < 0:
             raise PlanError(f"skip (k) is {self.skip}: use 0 (evaluate every step) or more")
+        if self.warmup < 0:
+            raise PlanError(f"warm-up (p) is {self.warmup}: use 0 or more")
         if not 0.0 <= self.smoothing <= 1.0:
             raise PlanError(f"smoothing (alpha) is {self.smoothing:g}: it lies in 0..1")
         if self.guidance is not None and not 0.0 <= self.guidance < float("inf"):
@@ -72,10 +74,6 @@ class Phase:
     def evaluates(self, i: int) -> bool:
         """Whether step `i`, counted from the phase's first step, calls the network."""
         return self.skip == 0 or i < self.warmup or (i + 1 - self.warmup) % (self.skip + 1) == 0
-
-    def extrapolates_after(self, i: int) -> bool:
-        """Whether step `i + 1` is a step of this phase and is extrapolated."""
-        return i + 1 < self.steps and not self.evaluates(i + 1)
 
 
 @dataclass(frozen=True)

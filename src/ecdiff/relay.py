@@ -16,11 +16,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
-from ecdiff.errors import FingerprintError, InputError
+from ecdiff.errors import FingerprintError, InputError, PayloadError
 from ecdiff.handoff import MAX_BYTES, pack, unpack
 from ecdiff.plan import Plan
 from ecdiff.request import Request
-from ecdiff.trajectory import Family, Snapshot, StepEvent, run_stretch, snapshot
+from ecdiff.trajectory import Family, Snapshot, StepEvent, can_resume, run_stretch, snapshot
 from ecdiff.validate import FORBID_UNKNOWN
 
 T = TypeVar("T")
@@ -101,10 +101,18 @@ def check_job(job: Job, fingerprint: str, states: tuple[Snapshot, ...] | None = 
 def unpack_for(
     job: Job, fingerprint: str, payload: bytes, max_bytes: int = MAX_BYTES
 ) -> tuple[Snapshot, ...]:
-    """The payload's snapshots, checked to belong to this very request and plan."""
+    """The payload's snapshots, checked to belong to this very request and plan.
+
+    Raises a PayloadError.
+    """
     snapshots = unpack(payload, fingerprint, max_bytes).snapshots
     if (snapshots[0].request, snapshots[0].plan) != (job.request, job.plan):
-        raise InputError("the payload belongs to another request or plan than the job's")
+        raise PayloadError("the payload belongs to another request or plan than the job's")
+    if not all(can_resume(s) for s in snapshots):
+        raise PayloadError(
+            f"the payload stands at step {snapshots[0].step}, among extrapolated steps, without "
+            "their noise history: a handoff cannot go on there, a checkpoint can"
+        )
     return snapshots
 
 

@@ -177,6 +177,14 @@ def run_stretch(
     return trajectories
 
 
+def can_resume(state: Snapshot) -> bool:
+    """Whether `state` holds the noise history that its next steps need."""
+    if state.step == state.plan.steps:
+        return True
+    phase, i = state.plan.locate(state.step)
+    return phase.skip == 0 or RULES[phase.rule].holds_enough(state.history, i, phase)
+
+
 def snapshot(family: Family, trajectory: Trajectory) -> Snapshot:
     """The whole state, for the same model to go on from. Shares tensors with the trajectory."""
     return Snapshot(

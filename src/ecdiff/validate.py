@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -25,7 +25,7 @@ def parse(kind: type[T], data: Any, what: str) -> T:
     Raises InputError naming the field and what was wrong with it.
     """
     try:
-        adapter = _adapter(kind)
+        adapter = _adapter(cast(Any, kind))
         read = adapter.validate_json if isinstance(data, (str, bytes)) else adapter.validate_python
         value: T = read(data)
         return value
@@ -37,4 +37,5 @@ def parse(kind: type[T], data: Any, what: str) -> T:
 
 def to_plain(value: object) -> Any:
     """The JSON-ready form of a dataclass, which `parse` reads back."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+    kind: Any = type(value)
+    return _adapter(kind).dump_python(value, mode="json")

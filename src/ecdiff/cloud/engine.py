@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -41,6 +41,8 @@ class Engine:
         self.fingerprint = pairs.fingerprint(pair)
         self.limits = limits
         self.ready = False  # a model has generated
+        self.failure: Exception | None = None  # why it cannot
+        self.failure: Exception | None = None  # why none ever will
         self._device, self._dtype = device, dtype
         self._families: dict[Site, Family] = {}  # touched on the worker thread only
         self._executor = ThreadPoolExecutor(1, "ecdiff-model")
@@ -49,7 +51,12 @@ class Engine:
 
     async def warm_up(self) -> None:
         """Load the cloud model and generate once, so that the first caller does not pay for it."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._generate_once)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, self._generate_once)
+        except Exception as error:
+            self.failure = error
+            raise
         self.ready = True
 
     def _generate_once(self) -> None:
@@ -62,10 +69,6 @@ class Engine:
         if site not in self._families:
             self._families[site] = pairs.load(self.pair, site, self._device, self._dtype)
         return self._families[site]
-
-    @property
-    def jobs(self) -> int:
-        return self._jobs
 
     def relay(self, job: Job, payload: bytes | None) -> Generator[StepEvent | bytes, None, None]:
         """The cloud's stretch of a job; for `run`."""
@@ -84,18 +87,23 @@ class Engine:
 
     @asynccontextmanager
     async def run(
-        self, work: Generator[T, None, None], queued: Callable[[int], object] | None = None
+        self,
+        work: Generator[T, None, None],
+        queued: Callable[[int], Awaitable[object]] | None = None,
     ) -> AsyncIterator[AsyncIterator[T]]:
         """Wait for a turn and iterate `work`; leaving the context stops it.
 
-        Raises BusyError when the queue is full.
+        `queued` is told how many jobs are ahead. Raises BusyError when the queue is full.
         """
-        if self._jobs > self.limits.queue:
+        ahead = self._jobs
+        if ahead > self.limits.queue:
             raise BusyError(
-                f"{self._jobs} jobs are queued, the limit is {self.limits.queue}: try again later"
+                f"{ahead} jobs are queued, the limit is {self.limits.queue}: try again later"
             )
         self._jobs += 1
         try:
+            if queued is not None:
+                await queued(ahead)
             async with self._turn, in_thread(self._executor, work) as items:
                 yield items
         finally:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
@@ -20,8 +21,8 @@ from fastapi.responses import JSONResponse
 from ecdiff import pairs
 from ecdiff.cloud.engine import BusyError, Engine
 from ecdiff.cloud.images import router as images_router
-from ecdiff.errors import EcdiffError, InputError, PayloadError, ServeError
-from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step
+from ecdiff.errors import EcdiffError, InputError, PayloadError, ServeError, TooLargeError
+from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step, check_job
 from ecdiff.validate import parse, to_plain
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         warm_up = asyncio.create_task(engine.warm_up())
-        warm_up.add_done_callback(_report)
         yield
         warm_up.cancel()
         engine.close()
@@ -48,6 +48,8 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
         open_to_all = request.url.path in ("/healthz", "/readyz")
         if not open_to_all and not _allowed(request.headers.get("authorization"), token):
             return _error(401, "unauthorized", "a bearer token is needed: pass --token")
+        if "transfer-encoding" in request.headers:
+            return _error(411, "length_required", "send the body with a Content-Length")
         if int(request.headers.get("content-length", 0)) > JOB_BYTES:
             return _error(413, "too_large", f"the body is over the limit of {JOB_BYTES:,} bytes")
         return await call_next(request)
@@ -62,6 +64,10 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
         where = ".".join(str(part) for part in first["loc"][1:])
         return _error(400, "bad_input", f"{where or 'body'}: {first['msg']}")
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return _error(500, "internal", f"the server failed: {error}")
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "up"}
@@ -70,7 +76,7 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     async def readyz() -> JSONResponse:
         if engine.ready:
             return JSONResponse({"status": "ready"})
-        return _error(503, "not_ready", "the model has not generated yet")
+        return _error(503, "not_ready", str(engine.failure or "the model has not generated yet"))
 
     @app.get("/v1/pairs")
     async def served() -> dict[str, object]:
@@ -95,13 +101,17 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
 async def _serve_job(socket: WebSocket, engine: Engine) -> None:
     """One job from first message to close. A failure is told to the edge before closing."""
     try:
-        job = parse(Job, await socket.receive_text(), "job")
+        job = parse(Job, await _receive(socket, "text"), "job")
         engine.limits.check(job)
-        payload = await socket.receive_bytes() if job.resume else None
+        if not job.resume:
+            check_job(job, engine.fingerprint)  # before it takes a place in the queue
+        payload = await _receive(socket, "bytes") if job.resume else None
         await _until_disconnect(socket, _stream(socket, engine, job, payload))
     except EcdiffError as error:
         await _send(socket, Failed(error.code, str(error)))
-    except (KeyError, RuntimeError) as error:  # a text frame for a binary one, or a model's failure
+    except WebSocketDisconnect:
+        raise
+    except Exception as error:  # one job's failure is not the next one's
         log.exception("a job failed")
         await _send(socket, Failed("internal", f"the server failed: {error}"))
     await socket.close()
@@ -109,8 +119,11 @@ async def _serve_job(socket: WebSocket, engine: Engine) -> None:
 
 async def _stream(socket: WebSocket, engine: Engine, job: Job, payload: bytes | None) -> None:
     began = time.perf_counter()
-    await _send(socket, Accepted(queue=engine.jobs))
-    async with engine.run(engine.relay(job, payload)) as events:
+
+    async def accepted(ahead: int) -> None:
+        await _send(socket, Accepted(queue=ahead))
+
+    async with engine.run(engine.relay(job, payload), accepted) as events:
         async for event in events:
             if isinstance(event, bytes):
                 await _send(socket, Done(time.perf_counter() - began))
@@ -120,17 +133,34 @@ async def _stream(socket: WebSocket, engine: Engine, job: Job, payload: bytes | 
 
 
 async def _until_disconnect(socket: WebSocket, work: Awaitable[None]) -> None:
-    """Await `work`, or cancel it as soon as the edge closes the socket."""
+    """Await `work`, or cancel it as soon as the edge closes the socket or talks out of turn."""
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(socket.receive())
-    await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-    for task in (working, listening):
-        if not task.done():
-            task.cancel()
-    await asyncio.gather(working, listening, return_exceptions=True)
-    if working.cancelled():
-        raise WebSocketDisconnect()
-    working.result()
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+    if not working.cancelled():
+        return working.result()
+    if listening.result()["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect
+    raise InputError("a message came while the job was at work: send one job a connection")
+
+
+async def _receive(socket: WebSocket, kind: Literal["text", "bytes"]) -> Any:
+    """The next message. Raises InputError for the other kind, TooLargeError for a long text."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect
+    data = message.get(kind)
+    if data is None:
+        due = "the job's JSON as text" if kind == "text" else "the payload in a binary message"
+        raise InputError(f"a message of the wrong kind: send {due}")
+    if kind == "text" and len(data) > JOB_BYTES:
+        raise TooLargeError(f"the job has {len(data):,} characters: the limit is {JOB_BYTES:,}")
+    return data
 
 
 async def _send(socket: WebSocket, message: Message) -> None:
@@ -151,12 +181,10 @@ def _status(error: EcdiffError) -> int:
 
 
 def _error(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception():
-        log.error("the model did not load: %s", task.exception())
+    """The body that OpenAI's clients understand."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = {"message": message, "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": body}, status_code=status)
 
 
 def bind(host: str, port: int, token: str | None) -> socket.socket:

@@ -104,12 +104,11 @@ class Network:
         ) as client:
             response = await self._reach(lambda: client.get("/v1/pairs"))
         if response.status_code != 200:
-            raise RefusedError(f"{self._http} refused: {_reason(response.content)}")
+            raise _refusal(self._http, response.content)
         try:
-            entries: list[dict[str, Any]] = response.json()["pairs"]
+            return [dict(entry) for entry in response.json()["pairs"]]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError(f"{self._http} is not an ecdiff server") from error
-        return entries
 
     async def relay(self, job: Job, payload: bytes | None) -> AsyncIterator[Step | Relayed]:
         await self._check_pair(job.fingerprint)
@@ -158,12 +157,15 @@ class Network:
             open_timeout=self._connect_timeout,
             max_size=MAX_BYTES + 2**20,
             compression=None,  # latents do not compress
+            close_timeout=1.0,  # a server that hangs does not answer the goodbye either
         )
 
     async def _receive(self, socket: ClientConnection) -> str | bytes:
         try:
             async with asyncio.timeout(self._read_timeout):
                 return await socket.recv()
+        except UnicodeDecodeError as error:
+            raise RefusedError(f"{self._ws} does not answer as an ecdiff server") from error
         except TimeoutError as error:
             raise LinkTimeoutError(
                 f"{self._ws} was silent for {self._read_timeout:g} s: the link or the server hangs"
@@ -182,7 +184,7 @@ class Network:
                 with trial:
                     return await attempt()
         except InvalidStatus as error:
-            raise RefusedError(f"{self._ws} refused: {_reason(error.response.body)}") from error
+            raise _refusal(self._ws, error.response.body) from error
         except (httpx.HTTPError, OSError, InvalidHandshake) as error:
             raise UnreachableError(
                 f"cannot reach {self._http}: {str(error) or type(error).__name__}. "
@@ -191,15 +193,18 @@ class Network:
 
 
 def _read(text: str) -> Accepted | Step | Done:
-    message: Message = parse(Message, text, "the server's message")  # type: ignore[arg-type]
+    try:
+        message: Message = parse(Message, text, "the server's message")  # type: ignore[arg-type]
+    except InputError as error:
+        raise RefusedError(f"this is not how an ecdiff server answers: {error}") from error
     if isinstance(message, Failed):
         raise RefusedError(f"the server refused: {message.message}", message.code)
     return message
 
 
-def _reason(body: bytes | bytearray | None) -> str:
+def _refusal(url: str, body: bytes | bytearray | None) -> RefusedError:
     try:
-        message: str = json.loads(body or b"")["error"]["message"]
+        error = json.loads(body or b"")["error"]
+        return RefusedError(f"{url} refused: {error['message']}", str(error["code"]))
     except (ValueError, KeyError, TypeError):
-        return "it is not an ecdiff server, or does not answer as one"
-    return message
+        return RefusedError(f"{url} is not an ecdiff server, or does not answer as one")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ecdiff import pairs
 from ecdiff.edge.client import InProcess, Network, Relayed, Transport
-from ecdiff.errors import InputError
+from ecdiff.errors import InputError, PayloadError
 from ecdiff.handoff import pack
 from ecdiff.pairs import Pair
 from ecdiff.pictures import to_pil
@@ -219,9 +219,9 @@ class EdgeCloudPipeline:
         encoding = asyncio.ensure_future(self._encode(call))  # while the cloud is at work
         try:
             states: tuple[Snapshot, ...] | None = None
-            for site, _, _ in call.plan.stretches():
+            for site, _, end in call.plan.stretches():
                 if site == "cloud":
-                    states = await self._cloud_stretch(call, states)
+                    states = await self._cloud_stretch(call, states, end)
                 else:
                     states = await self._edge_stretch(call, await encoding, states)
         finally:
@@ -241,8 +241,9 @@ class EdgeCloudPipeline:
         return conditioning
 
     async def _cloud_stretch(
-        self, call: _Call, states: tuple[Snapshot, ...] | None
+        self, call: _Call, states: tuple[Snapshot, ...] | None, end: int
     ) -> tuple[Snapshot, ...]:
+        """Raises PayloadError for an answer that is not this stretch's end."""
         began = time.perf_counter()
         job = Job(call.request, call.plan, self.fingerprint, resume=states is not None)
         payload = None if states is None else pack("handoff", self.fingerprint, states)
@@ -260,7 +261,10 @@ class EdgeCloudPipeline:
                             event.step, call.plan.steps, event.timestep, "cloud", event.evaluated
                         )
                     )
-        assert states is not None
+        if states is None or states[0].step != end:
+            raise PayloadError(f"the cloud did not hand over at step {end} as the plan says")
+        for state in states:
+            self._edge.begin(call.request, call.plan, state.seed, {}, state)  # or it says why not
         return states
 
     async def _edge_stretch(

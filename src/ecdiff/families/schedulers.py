@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
-from ecdiff.errors import InputError
+from ecdiff.errors import InputError, PayloadError
 
 CLASSES: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -21,20 +21,23 @@ CLASSES: dict[str, Any] = {
 def make_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     """A scheduler of the model's own configuration, set to `steps` steps.
 
-    Raises InputError when the model has fewer training timesteps than `steps`.
+    Raises InputError when the model has too few training timesteps for `steps`.
     """
     scheduler = CLASSES[name].from_config(dict(config))
     trained = scheduler.config.num_train_timesteps
     if steps > trained:
         raise InputError(f"{steps} steps: this model was trained on {trained} timesteps, use fewer")
     scheduler.set_timesteps(steps)
+    if scheduler.timesteps.max() >= trained:  # its offset pushes the first one over the end
+        raise InputError(f"{steps} steps: too many for this model's scheduler, use fewer")
     return scheduler
 
 
 def place_at(scheduler: Any, step: int, state: Mapping[str, Tensor], device: torch.device) -> None:
     """Set a fresh scheduler's cursor to `step` and give it its multistep history back.
 
-    An empty `state` starts a multistep scheduler at order 1.
+    An empty `state` starts a multistep scheduler at order 1. Raises PayloadError for a history
+    that this scheduler does not keep.
     """
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(step)
@@ -58,7 +61,7 @@ def _history_place(scheduler: Any, name: str) -> int:
         f"x0-{back}": -back for back in range(1, len(getattr(scheduler, "model_outputs", [])))
     }
     if name not in places:
-        raise InputError(
+        raise PayloadError(
             f"scheduler history {name!r}: {type(scheduler).__name__} keeps "
             f"{', '.join(places) or 'none'}"
         )

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from transformers.utils import logging
 
-from ecdiff.errors import InputError, NonFiniteError, PairError
+from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.extrapolate import History
 from ecdiff.families.schedulers import make_scheduler, place_at, state_of
 from ecdiff.plan import Plan
@@ -95,7 +95,8 @@ class StableDiffusion:
     ) -> Trajectory:
         """Draw the first latents on the CPU as diffusers does, or go on from `state`.
 
-        Raises InputError when the size, or the state's shape, does not fit this model.
+        Raises InputError for a size this model cannot draw; PayloadError or PairError for a
+        state that is not this model's.
         """
         shape = self.latent_shape(request)
         scheduler = self._scheduler(request.scheduler, plan.steps)
@@ -106,7 +107,7 @@ class StableDiffusion:
             latents = noise * scheduler.init_noise_sigma
             return Trajectory(request, plan, seed, conditioning, scheduler, latents, plan.start)
         if tuple(state.latents.shape) != shape:
-            raise InputError(
+            raise PayloadError(
                 f"latents of shape {tuple(state.latents.shape)}: a {request.width}x"
                 f"{request.height} picture of this model has {shape}"
             )
@@ -169,7 +170,7 @@ class StableDiffusion:
 
         Raises NonFiniteError when the VAE overflows (float16 on some models).
         """
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        scaled = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
         pictures: Tensor = self.vae.decode(scaled, return_dict=False)[0].float()
         if not pictures.isfinite().all():
             raise NonFiniteError(

@@ -1,0 +1,14 @@
+"""`python -m ecdiff.bench NAME`: run one benchmark."""
+
+from __future__ import annotations
+
+import typer
+
+from ecdiff.bench import overhead, quality
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("overhead")(overhead.run)
+app.command("quality")(quality.run)
+
+if __name__ == "__main__":
+    app()
