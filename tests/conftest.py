@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -188,6 +189,12 @@ class Running:
 
     engine: Engine
     port: int
+    stop: Callable[[], None]
+    thread: threading.Thread
+
+    @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
 
     @property
     def http(self) -> str:
@@ -214,12 +221,16 @@ def running(
     port = listener.getsockname()[1]
     uvicorn_server = make_server(create_app(engine, token), engine.limits.payload)
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+
+    def stop() -> None:
+        uvicorn_server.should_exit = True
+
     thread.start()
     try:
         wait_until(lambda: uvicorn_server.started and (engine.ready or not wait_ready))
-        yield Running(engine, port)
+        yield Running(engine, port, stop, thread)
     finally:
-        uvicorn_server.should_exit = True
+        stop()
         thread.join(20)
         assert not thread.is_alive()
 
@@ -235,3 +246,38 @@ def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
 def server(pair: Pair) -> Iterator[Running]:
     with running(pair) as server:
         yield server
+
+
+@contextmanager
+def fake_server(
+    pair: Pair,
+    behave: Callable[[Any], object],
+    port: int = 0,
+    entries: list[dict[str, Any]] | None = None,
+    body: bytes | None = None,
+    status: int = 200,
+) -> Iterator[int]:
+    """The port of a server that lists `pair` (or `entries`, or `body`), then does `behave`."""
+    from websockets.datastructures import Headers
+    from websockets.http11 import Response
+    from websockets.sync.server import serve
+
+    from ecdiff import pairs
+
+    listing = {"pairs": [pairs.describe(pair)] if entries is None else entries}
+    page = json.dumps(listing).encode() if body is None else body
+
+    def respond(connection: Any, request: Any) -> Response | None:
+        if request.path != "/v1/pairs":
+            return None
+        headers = Headers({"Content-Length": str(len(page)), "Connection": "close"})
+        return Response(status, "Said", headers, page)
+
+    with serve(behave, "127.0.0.1", port, process_request=respond, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.socket.getsockname()[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ecdiff import __version__, console
+
+if TYPE_CHECKING:
+    from ecdiff.edge.pipeline import Receipt
+    from ecdiff.generation import Ask, Place
 
 app = typer.Typer(
     name="ecdiff",
@@ -22,16 +24,27 @@ app = typer.Typer(
     add_completion=False,
 )
 
-PairName = Annotated[
-    str, typer.Option("--pair", help="A pair that `ecdiff pairs` lists, or a pair's folder.")
-]
-Cloud = Annotated[str | None, typer.Option("--cloud", metavar="URL", help="ws://HOST:PORT")]
-Token = Annotated[
-    str | None, typer.Option("--token", envvar="ECDIFF_TOKEN", help="The server's bearer token.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
+PairName = Annotated[str, typer.Option("--pair", help="A name `ecdiff pairs` lists, or a folder.")]
+Cloud = Annotated[str | None, typer.Option(metavar="URL", help="A server's ws://HOST:PORT.")]
+Method = Annotated[str, typer.Option(help="ec-diff, hybrid-sd, cloud or edge.")]
+Steps = Annotated[int, typer.Option(help="T: steps in all.")]
+Warmup = Annotated[int | None, typer.Option(help="p: steps evaluated at first.")]
+Skip = Annotated[int | None, typer.Option(help="k: steps extrapolated at a time.")]
+Smoothing = Annotated[float | None, typer.Option(help="alpha: damps the noise gradient.")]
+HandoffStep = Annotated[int | None, typer.Option(help="s: steps done in the cloud.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpm++.")]
+Guidance = Annotated[float | None, typer.Option(help="1 turns it off.")]
+NegativePrompt = Annotated[str, typer.Option(help="What not to draw.")]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="In pixels.")]
+Seed = Annotated[int | None, typer.Option(help="Of the first picture; without it any.")]
+Count = Annotated[int, typer.Option(min=1, help="How many pictures.")]
+Out = Annotated[Path, typer.Option(help="The picture's file; NAME-0.png, ... where they are many.")]
+Compare = Annotated[bool, typer.Option("--compare", help="All methods side by side: NAME-compare.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+Token = Annotated[str | None, typer.Option(envvar="ECDIFF_TOKEN", help="The server's token.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 
 
 def _version(wanted: bool) -> None:
@@ -40,39 +53,35 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+]
+
+
 @app.callback()
-def ecdiff(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
+def ecdiff(version: Version = False) -> None:
+    """Options before the command."""
 
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Prompt,
     pair: PairName = "reference",
-    cloud: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="A server, ws://HOST:PORT. Default: start one here."),
-    ] = None,
-    method: Annotated[str, typer.Option(help="ec-diff, hybrid-sd, cloud or edge.")] = "ec-diff",
-    steps: Annotated[int, typer.Option(help="T: steps in all.")] = 50,
-    warmup: Annotated[int | None, typer.Option(help="p: steps evaluated at first.")] = None,
-    skip: Annotated[int | None, typer.Option(help="k: steps extrapolated at a time.")] = None,
-    smoothing: Annotated[float | None, typer.Option(help="alpha: damps the gradient.")] = None,
-    handoff_step: Annotated[int | None, typer.Option(help="s: steps done in the cloud.")] = None,
-    scheduler: Annotated[str, typer.Option(help="ddim, euler or dpm++.")] = "ddim",
-    guidance: Annotated[float | None, typer.Option(help="1 turns it off.")] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="In pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first picture. Default: any.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 1,
-    out: Annotated[Path, typer.Option(help="The picture's file.")] = Path("ecdiff.png"),
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Run the other methods too, all side by side.")
-    ] = False,
+    cloud: Cloud = None,
+    method: Method = "ec-diff",
+    steps: Steps = 50,
+    warmup: Warmup = None,
+    skip: Skip = None,
+    smoothing: Smoothing = None,
+    handoff_step: HandoffStep = None,
+    scheduler: Scheduler = "ddim",
+    guidance: Guidance = None,
+    negative_prompt: NegativePrompt = "",
+    size: Size = None,
+    seed: Seed = None,
+    count: Count = 1,
+    out: Out = Path("ecdiff.png"),
+    compare: Compare = False,
     device: Device = None,
     dtype: Dtype = None,
     token: Token = None,
@@ -80,22 +89,16 @@ def generate(
 ) -> None:
     """Generate a picture: the cloud begins it, this machine finishes it.
 
-    Plan, guidance and size are the pair's where they are not set.
+    Without --cloud it starts a server here and stops it after. What is not set is the pair's.
     """
-    from ecdiff import generation, pairs
+    from ecdiff import generation
 
-    entry = pairs.resolve(pair)
     asked = generation.ask(
-        entry,
+        pair,
         prompt,
-        method=method,
-        steps=steps,
-        plan={
-            "warmup": warmup,
-            "skip": skip,
-            "smoothing": smoothing,
-            "handoff_step": handoff_step,
-        },
+        method,
+        steps,
+        {"warmup": warmup, "skip": skip, "smoothing": smoothing, "handoff_step": handoff_step},
         scheduler=scheduler,
         guidance=guidance,
         negative_prompt=negative_prompt,
@@ -103,5 +106,107 @@ def generate(
         seed=seed,
         count=count,
     )
-    place = generation.Place(cloud, token, device, dtype)
-    _generate(pair, asked, place, out, compare, as_json)
+    place = generation.Place(pair, cloud, token, device, dtype)
+    if compare:
+        _generate_all(asked, place, out, as_json)
+    else:
+        _generate_one(asked, place, out, as_json)
+
+
+def _generate_one(asked: Ask, place: Place, out: Path, as_json: bool) -> None:
+    from ecdiff import generation, pictures
+
+    paths = pictures.places(out, asked.count)
+    with (
+        console.progress(not as_json) as live,
+        generation.pipeline(place, asked.needs_cloud, live.say) as pipe,
+    ):
+        result = generation.run(pipe, asked, live.step)
+    pictures.save(pictures.to_pil(result.images), paths)
+    _report(paths, result.receipt, as_json)
+
+
+def _generate_all(asked: Ask, place: Place, out: Path, as_json: bool) -> None:
+    from ecdiff import compare, generation, pictures
+
+    compare.check(asked)
+    paths = pictures.places(out, asked.count)
+    [sheet] = pictures.places(out.with_name(f"{out.stem}-compare.png"), 1)
+    with (
+        console.progress(not as_json) as live,
+        generation.pipeline(place, True, live.say) as pipe,
+    ):
+        results = compare.run_all(pipe, asked, live.step)
+    figures = compare.measure(results)
+    drawn = {method: pictures.to_pil(result.images) for method, result in results.items()}
+    labelled = compare.sheet(figures, drawn)
+    pictures.save([*drawn[asked.method], labelled], [*paths, sheet])
+    more = {"image": str(sheet), "methods": {m: f.to_json() for m, f in figures.items()}}
+    _report(paths, results[asked.method].receipt, as_json, compare=more)
+    if not as_json:
+        console.show(compare.table(figures))
+        print(sheet)
+
+
+def _report(paths: list[Path], receipt: Receipt, as_json: bool, **more: object) -> None:
+    from ecdiff.generation import receipt_lines
+
+    if as_json:
+        named = {"image": str(paths[0]), "images": [str(path) for path in paths]}
+        print(json.dumps(named | receipt.to_json() | more))
+    else:
+        print(*paths, *receipt_lines(receipt), sep="\n")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Beyond loopback a token is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    pair: PairName = "reference",
+    device: Device = None,
+    dtype: Dtype = None,
+    token: Token = None,
+    stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", hidden=True)] = False,
+) -> None:
+    """Serve a pair's cloud model, until Ctrl-C or SIGTERM."""
+    from ecdiff import launch, pairs
+
+    pairs.check_dtype(dtype)
+    launch.serve(pairs.resolve(pair), host, port, token, device, dtype, stop_at_eof)
+
+
+@app.command()
+def pairs(as_json: Json = False) -> None:
+    """List the pairs of models that can be named."""
+    from ecdiff import pairs as known
+
+    entries = [known.describe(known.resolve(name)) for name in known.names()]
+    if as_json:
+        print(json.dumps({"pairs": entries}))
+    else:
+        console.show(console.pairs_table(entries))
+
+
+@app.command()
+def doctor(
+    pair: PairName = "reference", cloud: Cloud = None, token: Token = None, as_json: Json = False
+) -> None:
+    """Check what is installed, the devices, the pair and the server, and say what to do."""
+    from ecdiff import doctor as checks
+
+    with console.progress(not as_json) as live:
+        live.say("checking")
+        findings = list(checks.examine(pair, cloud, token))
+    if as_json:
+        print(json.dumps(checks.to_json(findings)))
+    else:
+        console.show(checks.table(findings))
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # other libraries' notes are not for who draws pictures
+    app()

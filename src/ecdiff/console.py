@@ -1,28 +1,29 @@
-"""What the terminal shows: one line for an error, a live line for progress, the receipt."""
+"""What the terminal shows: one line for an error, a live line for progress, tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
 
-from ecdiff.errors import InputError, PlanError, RefusedError
+from ecdiff.errors import EcdiffError, InputError, PlanError, RefusedError
 
 if TYPE_CHECKING:
-    from ecdiff.edge.pipeline import Receipt
-    from ecdiff.generation import Ask
+    from rich.table import Table
 
 
 class OneLineErrors(TyperGroup):
     """Every failure becomes one line on stderr and an exit code, never a traceback."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if args is None else args
         try:
-            status = super().main(*args, **(options | {"standalone_mode": False}))
+            options["standalone_mode"] = False
+            status = super().main(words or ["--help"], *rest, **options)
         except Exception as error:
             print(f"ecdiff: error: {one_line(error)}", file=sys.stderr)
             status = exit_code(error)
@@ -30,8 +31,6 @@ class OneLineErrors(TyperGroup):
 
 
 def one_line(error: Exception) -> str:
-    from ecdiff.errors import EcdiffError
-
     if isinstance(error, typer.TyperException):
         text = error.format_message()
     elif isinstance(error, EcdiffError):
@@ -55,15 +54,15 @@ class Progress(Protocol):
         """What is being done while there is no step."""
         ...
 
-    def step(self, ask: Ask, step: int, site: str, evaluated: bool) -> None:
-        """A step is finished."""
+    def step(self, method: str, step: int, steps: int, site: str, evaluated: bool) -> None:
+        """Step `step`, counted from 0, of `steps` is finished."""
         ...
 
 
 class Silence:
     def say(self, text: str) -> None: ...
 
-    def step(self, ask: Ask, step: int, site: str, evaluated: bool) -> None: ...
+    def step(self, method: str, step: int, steps: int, site: str, evaluated: bool) -> None: ...
 
 
 @contextmanager
@@ -83,31 +82,35 @@ def progress(wanted: bool) -> Iterator[Progress]:
         def say(self, text: str) -> None:
             self._bar.update(self._task, description=text, total=None)
 
-        def step(self, ask: Ask, step: int, site: str, evaluated: bool) -> None:
+        def step(self, method: str, step: int, steps: int, site: str, evaluated: bool) -> None:
             how = "evaluated" if evaluated else "extrapolated"
-            text = f"{ask.method:<9}  {site:<5}  {how:<12}  step {step + 1:>2} of {ask.steps}"
-            self._bar.update(self._task, description=text, completed=step + 1, total=ask.steps)
+            text = f"{method:<9}  {site:<5}  {how:<12}  step {step + 1:>2} of {steps}"
+            self._bar.update(self._task, description=text, completed=step + 1, total=steps)
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=None))
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Live(bar, bar.add_task("", total=None))
 
 
-def receipt_lines(receipt: Receipt) -> list[str]:
-    """What was done and what it took, to be read by a person."""
-    request, seconds, counts = receipt.request, receipt.seconds, receipt.plan.counts()
-    pictures = len(request.seeds)
-    seeds = f"{request.seeds[0]}" + (f"..{request.seeds[-1]}" if pictures > 1 else "")
-    parts = [
-        f"{getattr(seconds, name):.2f} {name}"
-        for name in ("cloud", "transfer", "edge", "encode", "decode")
-    ]
-    return [
-        f"{receipt.method} on pair {receipt.pair}, {request.width}x{request.height}, "
-        f"seed {seeds}, guidance {request.guidance:g}, {request.scheduler}",
-        f"plan     {receipt.plan}",
-        f"steps    {counts.cloud_evaluated} evaluated in the cloud, "
-        f"{counts.edge_evaluated} at the edge, {counts.extrapolated} extrapolated",
-        f"seconds  {seconds.total:.2f} ({', '.join(parts)})",
-        f"bytes    {receipt.bytes.sent:,} sent, {receipt.bytes.received:,} received",
-    ]
+def show(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def pairs_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    from rich.table import Table
+
+    out = Table("pair", "size", "guidance", "plan (p, k, alpha, s of T)", "licence", "fingerprint")
+    for entry in entries:
+        plan = entry["defaults"]
+        out.add_row(
+            entry["name"],
+            f"{entry['width']}x{entry['height']}",
+            f"{entry['guidance']:g}",
+            f"{plan['warmup']}, {plan['skip']}, {plan['smoothing']:g}, "
+            f"{plan['handoff_step']} of {plan['steps']}",
+            entry["licence"],
+            entry["fingerprint"][:12],
+        )
+    return out

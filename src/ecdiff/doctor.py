@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from ecdiff import __version__, pairs
 from ecdiff.console import one_line
 from ecdiff.errors import FingerprintError
 from ecdiff.plan import Site
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PACKAGES = (
     "torch",
@@ -96,3 +102,23 @@ def _server(pair: str, url: str, token: str | None) -> str:
     if all(entry["fingerprint"] != wanted for entry in served):
         raise FingerprintError(f"{url} serves {named}, not {pair} ({wanted[:12]})")
     return f"{url} serves {named}"
+
+
+def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
+        "ok": all(finding.ok is not False for finding in findings),
+        "checks": [asdict(finding) for finding in findings],
+    }
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    from rich.table import Table
+
+    words = {True: "[green]ok[/]", False: "[red]fails[/]", None: "-"}
+    out = Table("check", "", "found", show_lines=False)
+    for finding in findings:
+        found = escape(finding.found)
+        if finding.ok is False:
+            found += f"\n-> {escape(finding.advice)}"
+        out.add_row(escape(finding.name), words[finding.ok], found)
+    return out

@@ -9,16 +9,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ecdiff import pairs
 from ecdiff.errors import InputError
 from ecdiff.launch import local_server
-from ecdiff.pairs import DTYPES, Pair
+from ecdiff.pairs import Pair
 from ecdiff.plan import Plan, plan_for
 from ecdiff.request import Request
 
 if TYPE_CHECKING:
-    from ecdiff.edge.pipeline import EdgeCloudPipeline, Result
+    from ecdiff.edge.pipeline import EdgeCloudPipeline, Receipt, Result
 
-OnStep = Callable[["Ask", int, str, bool], object]  # ask, step, site, evaluated
+OnStep = Callable[[str, int, int, str, bool], object]  # method, step, steps, site, evaluated
 Report = Callable[[str], object]  # what is being done, while no step is
 
 
@@ -38,6 +39,10 @@ class Ask:
         object.__setattr__(self, "plan", plan)
 
     @property
+    def count(self) -> int:
+        return len(self.request.seeds)
+
+    @property
     def needs_cloud(self) -> bool:
         return self.plan.handoff_step > 0
 
@@ -46,42 +51,62 @@ class Ask:
         return self if method == self.method else replace(self, method=method, parameters={})
 
 
-def seeds_from(seed: int | None, count: int) -> tuple[int, ...]:
-    """One a picture: `seed`, or a random one, and those after it."""
+def ask(
+    pair: str,
+    prompt: str,
+    method: str,
+    steps: int,
+    parameters: Mapping[str, Any],
+    *,
+    scheduler: str,
+    guidance: float | None,
+    negative_prompt: str,
+    size: str | None,
+    seed: int | None,
+    count: int,
+) -> Ask:
+    """An `Ask` in the command line's words; None takes the pair's value. Raises InputError."""
+    entry = pairs.resolve(pair)
+    width, height = _parse_size(size) or (entry.width, entry.height)
     first = secrets.randbits(32) if seed is None else seed
-    return tuple(first + j for j in range(count))
+    request = Request(
+        prompt,
+        height,
+        width,
+        entry.guidance if guidance is None else guidance,
+        tuple(first + j for j in range(count)),
+        negative_prompt,
+        scheduler,
+    )
+    return Ask(entry, request, method, steps, parameters)
 
 
-def parse_size(text: str | None, pair: Pair) -> tuple[int, int]:
-    """(width, height) in pixels of `WxH`, or of the pair. Raises InputError."""
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """(width, height) of `WxH`."""
     if text is None:
-        return pair.width, pair.height
+        return None
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if match is None:
         raise InputError(f"size is {text!r}: use WIDTHxHEIGHT in pixels, such as 128x128")
     return int(match[1]), int(match[2])
 
 
-def check_dtype(dtype: str | None) -> None:
-    """Raises InputError."""
-    if dtype not in (None, *DTYPES):
-        raise InputError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
-
-
 @dataclass(frozen=True)
 class Place:
-    """Where the two sides run."""
+    """Where the two sides run, and as what. Raises InputError."""
 
+    pair: str
     cloud: str | None  # the server's address; None: a server of our own, where one is needed
     token: str | None
     device: str | None
     dtype: str | None
 
+    def __post_init__(self) -> None:
+        pairs.check_dtype(self.dtype)
+
 
 @contextmanager
-def pipeline(
-    pair: str, place: Place, needs_cloud: bool, report: Report
-) -> Iterator[EdgeCloudPipeline]:
+def pipeline(place: Place, needs_cloud: bool, report: Report) -> Iterator[EdgeCloudPipeline]:
     """A pipeline with its cloud ready; a server of our own is stopped on leaving.
 
     Both processes load at the same time. Raises InputError, PairError, ServeError.
@@ -90,11 +115,11 @@ def pipeline(
         server = None
         report("loading the models")
         if place.cloud is None and needs_cloud:
-            server = stack.enter_context(local_server(pair, place.device, place.dtype))
+            server = stack.enter_context(local_server(place.pair, place.device, place.dtype))
         from ecdiff.edge.pipeline import EdgeCloudPipeline
 
         pipe = EdgeCloudPipeline.from_pretrained(
-            pair,
+            place.pair,
             server.url() if server else place.cloud,
             token=server.token if server else place.token,
             device=place.device,
@@ -110,14 +135,14 @@ def run(pipe: EdgeCloudPipeline, ask: Ask, on_step: OnStep) -> Result:
     request = ask.request
 
     def callback(_: object, step: int, timestep: float, told: dict[str, Any]) -> None:
-        on_step(ask, step, told["site"], told["evaluated"])
+        on_step(ask.method, step, ask.steps, told["site"], told["evaluated"])
 
     return pipe(
         request.prompt,
         negative_prompt=request.negative_prompt,
         num_inference_steps=ask.steps,
         guidance_scale=request.guidance,
-        num_images_per_prompt=len(request.seeds),
+        num_images_per_prompt=ask.count,
         height=request.height,
         width=request.width,
         seed=request.seeds[0],
@@ -127,3 +152,23 @@ def run(pipe: EdgeCloudPipeline, ask: Ask, on_step: OnStep) -> Result:
         method=ask.method,
         **ask.parameters,
     )
+
+
+def receipt_lines(receipt: Receipt) -> list[str]:
+    """What was done and what it took, to be read by a person."""
+    request, seconds, counts = receipt.request, receipt.seconds, receipt.plan.counts()
+    pictures = len(request.seeds)
+    seeds = f"{request.seeds[0]}" + (f"..{request.seeds[-1]}" if pictures > 1 else "")
+    parts = [
+        f"{getattr(seconds, name):.2f} {name}"
+        for name in ("cloud", "transfer", "edge", "encode", "decode")
+    ]
+    return [
+        f"{receipt.method} on pair {receipt.pair}, {request.width}x{request.height}, "
+        f"seed {seeds}, guidance {request.guidance:g}, {request.scheduler}",
+        f"plan     {receipt.plan}",
+        f"steps    {counts.cloud_evaluated} evaluated in the cloud, "
+        f"{counts.edge_evaluated} at the edge, {counts.extrapolated} extrapolated",
+        f"seconds  {seconds.total:.2f} ({', '.join(parts)})",
+        f"bytes    {receipt.bytes.sent:,} sent, {receipt.bytes.received:,} received",
+    ]

@@ -1,7 +1,7 @@
 """The server as a process: `serve` is its inside, `local_server` starts and stops one.
 
 The two speak through pipes. The server prints one line when it listens and one when it is ready;
-with `stop_at_eof` it stops when its stdin closes, so that it never outlives who started it.
+with `stop_at_eof` it ends when its stdin closes, so that it never outlives who started it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 LISTENING = re.compile(r"listening on (http://\S+)")
 READY = "ready"
 STARTUP = 300.0  # seconds a server of our own may take to load its model
-GRACE = 3.0  # seconds it may take to stop
-ORPHANED = 10.0  # seconds an abandoned server may take to stop
 
 
 def serve(
@@ -69,8 +67,10 @@ def serve(
             engine = Engine(pair, where, precision, limits)
             servers.append(make_server(create_app(engine, token), limits.payload))
             shown = f"[{host}]" if ":" in host else host
-            _say(f"ecdiff: pair {pair.name}, {where}, {str(precision).removeprefix('torch.')}, "
-                 f"listening on http://{shown}:{listener.getsockname()[1]}")
+            _say(
+                f"ecdiff: pair {pair.name}, {where}, {str(precision).removeprefix('torch.')}, "
+                f"listening on http://{shown}:{listener.getsockname()[1]}"
+            )
             asyncio.run(_run(servers[0], engine, listener))
 
 
@@ -104,11 +104,10 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _stop_at_eof() -> None:
+    """Whoever started this server is gone or done with it: there is nothing to wind down."""
     while os.read(0, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(ORPHANED)
-    os._exit(1)
+    os._exit(0)
 
 
 class LocalServer:
@@ -173,21 +172,8 @@ def local_server(pair: str, device: str | None, dtype: str | None) -> Iterator[L
             env=os.environ | {"ECDIFF_TOKEN": token},
             start_new_session=True,
         )
-        try:
-            yield LocalServer(process, errors, token)
-        finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    """Ask, then insist: a model that is still loading is not waited for."""
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-        process.terminate()
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        process.kill()
-        process.wait()
+        with process:
+            try:
+                yield LocalServer(process, errors, token)
+            finally:
+                process.kill()  # nothing of it is worth waiting for

@@ -200,9 +200,14 @@ def place(device: str | None = None, dtype: str | None = None) -> tuple[torch.de
         raise InputError(f"device {device!r} cannot be used: {reason}") from error
     if dtype is None:
         dtype = "float32" if where.type == "cpu" else "float16"
-    if dtype not in DTYPES:
-        raise InputError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     return where, getattr(torch, dtype)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises InputError for a name that is none of ours. None is the device's own choice."""
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"no dtype {dtype!r}: use one of {', '.join(DTYPES)}")
 
 
 def _read(path: Path) -> dict[str, Any]:

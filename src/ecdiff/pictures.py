@@ -31,15 +31,20 @@ def to_png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def numbered(out: Path, count: int) -> list[Path]:
-    """Where `count` pictures go: `out` itself, or `NAME-0.png`, `NAME-1.png`, ..."""
-    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{j}") for j in range(count)]
+def places(out: Path, count: int) -> list[Path]:
+    """Where `count` pictures go: `out` itself, or `NAME-0.png`, `NAME-1.png`, ...
+
+    Raises InputError when they could not be written. Leaves nothing behind.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise InputError(f"cannot write {out}: end its name in {', '.join(FORMATS)}")
+    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{j}") for j in range(count)]
+    for path in paths:
+        _check_writable(path)
+    return paths
 
 
-def check_writable(path: Path) -> None:
-    """Raises InputError when a picture could not be written there later. Leaves nothing behind."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot write {path}: end its name in {', '.join(FORMATS)}")
+def _check_writable(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, name a file in it")
     if not path.parent.is_dir():

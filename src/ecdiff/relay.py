@@ -2,7 +2,7 @@
 
 ```
 edge   Job (JSON text) [payload (binary), when job.resume]
-cloud  Accepted, Step, Step, ..., Done (JSON text each), payload (binary)
+cloud  Accepted (again while it is queued), Step, Step, ..., Done (JSON text each), payload (binary)
    or  Failed (JSON text) at any time
 ```
 """

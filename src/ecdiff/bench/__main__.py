@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from ecdiff import console
 from ecdiff.bench import overhead, quality
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=console.OneLineErrors, add_completion=False, pretty_exceptions_enable=False)
 app.command("overhead")(overhead.run)
 app.command("quality")(quality.run)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from ecdiff.request import Request
 from ecdiff.trajectory import Family, StepEvent, run_stretch, snapshot
 
 T = TypeVar("T")
+QUEUE_NOTICE = 10.0  # seconds between two words to a job that waits: silence is a lost link
 log = logging.getLogger(__name__)
 
 
@@ -41,29 +42,26 @@ class Engine:
         self.fingerprint = pairs.fingerprint(pair)
         self.limits = limits
         self.ready = False  # a model has generated
-        self.failure: Exception | None = None  # why it cannot
         self.failure: Exception | None = None  # why none ever will
         self._device, self._dtype = device, dtype
         self._families: dict[Site, Family] = {}  # touched on the worker thread only
         self._executor = ThreadPoolExecutor(1, "ecdiff-model")
-        self._turn = asyncio.Lock()  # first come, first served
-        self._jobs = 0  # waiting or running
+        self._line: list[asyncio.Event] = []  # one a job; the first is at work
 
     async def warm_up(self) -> None:
         """Load the cloud model and generate once, so that the first caller does not pay for it."""
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._executor, self._generate_once)
-        except Exception as error:
+            async with self.run(self._generate_once()) as steps:
+                async for _ in steps:
+                    pass
+            self.ready = True
+        except Exception as error:  # whoever runs the server decides what to do
             self.failure = error
-            raise
-        self.ready = True
 
-    def _generate_once(self) -> None:
+    def _generate_once(self) -> Generator[StepEvent | bytes, None, None]:
         request = Request("a test", self.pair.height, self.pair.width, 2.0, seeds=(0,))
         job = Job(request, cloud_only(1), self.fingerprint)
-        for _ in run_job(self._family("cloud"), self.fingerprint, job, None):
-            pass
+        yield from self.relay(job, None)
 
     def _family(self, site: Site) -> Family:
         if site not in self._families:
@@ -93,21 +91,36 @@ class Engine:
     ) -> AsyncIterator[AsyncIterator[T]]:
         """Wait for a turn and iterate `work`; leaving the context stops it.
 
-        `queued` is told how many jobs are ahead. Raises BusyError when the queue is full.
+        `queued` is told how many jobs are ahead, again every few seconds.
+        Raises BusyError when the queue is full.
         """
-        ahead = self._jobs
-        if ahead > self.limits.queue:
+        if len(self._line) > self.limits.queue:
             raise BusyError(
-                f"{ahead} jobs are queued, the limit is {self.limits.queue}: try again later"
+                f"{len(self._line)} jobs are queued, the limit is {self.limits.queue}: "
+                "try again later"
             )
-        self._jobs += 1
+        ticket = asyncio.Event()
+        self._line.append(ticket)
         try:
             if queued is not None:
-                await queued(ahead)
-            async with self._turn, in_thread(self._executor, work) as items:
+                await queued(self._line.index(ticket))
+            while self._line[0] is not ticket:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(QUEUE_NOTICE):
+                        await ticket.wait()
+                if queued is not None and self._line[0] is not ticket:
+                    await queued(self._line.index(ticket))
+            async with in_thread(self._executor, work) as items:
                 yield items
         finally:
-            self._jobs -= 1
+            self._line.remove(ticket)
+            if self._line:
+                self._line[0].set()
+
+    @property
+    def jobs(self) -> int:
+        """Waiting or at work."""
+        return len(self._line)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

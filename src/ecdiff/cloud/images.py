@@ -8,11 +8,12 @@ import secrets
 import time
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ecdiff.cloud.connection import InterruptedJobError, while_connected
 from ecdiff.cloud.engine import Engine
 from ecdiff.errors import InputError
 from ecdiff.pictures import to_pil, to_png
@@ -46,24 +47,28 @@ class ImageRequest(BaseModel):
     plan: dict[str, Any] | None = None
 
 
-@router.post("/v1/images/generations")
-async def generations(body: ImageRequest, http: HttpRequest) -> dict[str, object]:
+@router.post("/v1/images/generations", response_model=None)
+async def generations(body: ImageRequest, http: HttpRequest) -> dict[str, object] | Response:
     engine: Engine = http.app.state.engine
     job = _job(engine, body)
-    pictures = None
-    async with engine.run(engine.generate(job)) as events:
-        async for event in events:
-            if await http.is_disconnected():
-                break
-            if isinstance(event, Tensor):
-                pictures = event
-    pngs = [] if pictures is None else [to_png(picture) for picture in to_pil(pictures)]
+    try:
+        pictures = await while_connected(http.receive, _pictures(engine, job))
+    except InterruptedJobError:
+        return Response(status_code=499)  # nobody is there to read it
+    pngs = [to_png(picture) for picture in to_pil(pictures)]
     return {
         "created": int(time.time()),
         "data": [{"b64_json": base64.b64encode(png).decode()} for png in pngs],
         "seeds": list(job.request.seeds),
         "plan": job.plan.to_json(),
     }
+
+
+async def _pictures(engine: Engine, job: Job) -> Tensor:
+    """[B, 3, H, W] in [0, 1]."""
+    async with engine.run(engine.generate(job)) as events:
+        finished = [event async for event in events if isinstance(event, Tensor)]
+    return finished[0]
 
 
 def _job(engine: Engine, body: ImageRequest) -> Job:

@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from ecdiff import pairs
+from ecdiff.cloud.connection import InterruptedJobError, while_connected
 from ecdiff.cloud.engine import BusyError, Engine
 from ecdiff.cloud.images import router as images_router
 from ecdiff.errors import EcdiffError, InputError, PayloadError, ServeError, TooLargeError
@@ -26,6 +27,7 @@ from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step, check_job
 from ecdiff.validate import parse, to_plain
 
 log = logging.getLogger(__name__)
+JOB_SECONDS = 60.0  # for a job, and its payload, to arrive
 JOB_BYTES = 1 * 2**20  # a job's JSON, or an image request's body
 
 
@@ -101,16 +103,24 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
 async def _serve_job(socket: WebSocket, engine: Engine) -> None:
     """One job from first message to close. A failure is told to the edge before closing."""
     try:
-        job = parse(Job, await _receive(socket, "text"), "job")
-        engine.limits.check(job)
-        if not job.resume:
-            check_job(job, engine.fingerprint)  # before it takes a place in the queue
-        payload = await _receive(socket, "bytes") if job.resume else None
-        await _until_disconnect(socket, _stream(socket, engine, job, payload))
+        async with asyncio.timeout(JOB_SECONDS):
+            job = parse(Job, await _receive(socket, "text"), "job")
+            engine.limits.check(job)
+            if not job.resume:
+                check_job(job, engine.fingerprint)  # before it takes a place in the queue
+            payload = await _receive(socket, "bytes") if job.resume else None
+        await while_connected(socket.receive, _stream(socket, engine, job, payload))
     except EcdiffError as error:
         await _send(socket, Failed(error.code, str(error)))
+    except InterruptedJobError as interruption:
+        if interruption.message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect from interruption
+        said = "a message came while the job was at work: send one job a connection"
+        await _send(socket, Failed(InputError.code, said))
     except WebSocketDisconnect:
         raise
+    except TimeoutError:
+        await _send(socket, Failed(InputError.code, f"no job came within {JOB_SECONDS:g} s"))
     except Exception as error:  # one job's failure is not the next one's
         log.exception("a job failed")
         await _send(socket, Failed("internal", f"the server failed: {error}"))
@@ -130,23 +140,6 @@ async def _stream(socket: WebSocket, engine: Engine, job: Job, payload: bytes | 
                 await socket.send_bytes(event)
             else:
                 await _send(socket, Step(event.step, event.timestep, event.evaluated))
-
-
-async def _until_disconnect(socket: WebSocket, work: Awaitable[None]) -> None:
-    """Await `work`, or cancel it as soon as the edge closes the socket or talks out of turn."""
-    working = asyncio.ensure_future(work)
-    listening = asyncio.ensure_future(socket.receive())
-    try:
-        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        working.cancel()
-        listening.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
-    if not working.cancelled():
-        return working.result()
-    if listening.result()["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect
-    raise InputError("a message came while the job was at work: send one job a connection")
 
 
 async def _receive(socket: WebSocket, kind: Literal["text", "bytes"]) -> Any:

@@ -93,6 +93,7 @@ class Network:
         secure = "s" if parts.scheme in ("wss", "https") else ""
         root = f"{parts.netloc}{parts.path.rstrip('/')}"
         self._http, self._ws = f"http{secure}://{root}", f"ws{secure}://{root}"
+        self._proxied = parts.hostname not in ("127.0.0.1", "::1", "localhost")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
         self._checked: str | None = None  # the fingerprint this server is known to serve
@@ -100,7 +101,10 @@ class Network:
     async def pairs(self) -> list[dict[str, Any]]:
         """The entries of `GET /v1/pairs`. Raises LinkError."""
         async with httpx.AsyncClient(
-            base_url=self._http, headers=self._headers, timeout=self._connect_timeout
+            base_url=self._http,
+            headers=self._headers,
+            timeout=self._connect_timeout,
+            trust_env=self._proxied,
         ) as client:
             response = await self._reach(lambda: client.get("/v1/pairs"))
         if response.status_code != 200:
@@ -155,6 +159,7 @@ class Network:
             f"{self._ws}/v1/relay",
             additional_headers=self._headers,
             open_timeout=self._connect_timeout,
+            proxy=True if self._proxied else None,
             max_size=MAX_BYTES + 2**20,
             compression=None,  # latents do not compress
             close_timeout=1.0,  # a server that hangs does not answer the goodbye either
@@ -164,8 +169,6 @@ class Network:
         try:
             async with asyncio.timeout(self._read_timeout):
                 return await socket.recv()
-        except UnicodeDecodeError as error:
-            raise RefusedError(f"{self._ws} does not answer as an ecdiff server") from error
         except TimeoutError as error:
             raise LinkTimeoutError(
                 f"{self._ws} was silent for {self._read_timeout:g} s: the link or the server hangs"
@@ -176,7 +179,7 @@ class Network:
         try:
             async for trial in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type((httpx.ConnectError, ConnectionError)),
-                wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.0),
+                wait=tenacity.wait_exponential(0.1, max=1.0) + tenacity.wait_random(0, 0.1),
                 stop=tenacity.stop_after_attempt(4)
                 | tenacity.stop_after_delay(self._connect_timeout),
                 reraise=True,

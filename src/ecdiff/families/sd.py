@@ -206,9 +206,15 @@ def load(model: str, unet: str | None, device: torch.device, dtype: torch.dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise PairError(f"cannot load {model}: {reason}") from error
+        text_encoder = part(CLIPTextModel, model, "text_encoder")
+        if len(tokenizer) != text_encoder.config.vocab_size:  # so it is when the files are missing
+            raise PairError(
+                f"cannot load tokenizer of {model}: it knows {len(tokenizer)} tokens, "
+                f"the text encoder {text_encoder.config.vocab_size}"
+            )
         return StableDiffusion(
             part(UNet2DConditionModel, unet or model, "unet"),
-            part(CLIPTextModel, model, "text_encoder"),
+            text_encoder,
             tokenizer,
             part(AutoModel, model, "vae"),
             scheduler_config,
