@@ -34,7 +34,7 @@ from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import unpack
 from ecdiff.pairs import Pair
 from ecdiff.plan import cloud_only, split
-from ecdiff.relay import Job, Step
+from ecdiff.relay import Job, Step, model_thread
 
 LONG = 800
 
@@ -55,7 +55,9 @@ def test_the_network_and_this_process_give_the_same(
 ) -> None:
     job = Job(a_request(seeds=(1, 2)), split(9, 6, 3, 2, 0.3), pairs.fingerprint(pair))
     *far, far_end = collect(Network(server.ws), job)
-    *near, near_end = collect(InProcess(lambda: cloud_model, pairs.fingerprint(pair)), job)
+    *near, near_end = collect(
+        InProcess(lambda: cloud_model, pairs.fingerprint(pair), model_thread()), job
+    )
     assert far == near
     assert [event.evaluated for event in near if isinstance(event, Step)] == [
         True,
@@ -308,9 +310,9 @@ def test_in_process_loads_the_model_once_when_first_needed(
         loads.append(threading.current_thread().name)
         return cloud_model
 
-    transport = InProcess(load, pairs.fingerprint(pair))
+    transport = InProcess(load, pairs.fingerprint(pair), model_thread())
     assert loads == []
     for _ in range(2):
         collect(transport, job_for(pair, 1))
     assert len(loads) == 1
-    assert loads[0].startswith("ecdiff-cloud")
+    assert loads[0].startswith("ecdiff-model")

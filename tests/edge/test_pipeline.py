@@ -30,7 +30,7 @@ from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import pack
 from ecdiff.pairs import Pair
 from ecdiff.plan import METHODS, Phase, Plan, split
-from ecdiff.relay import Job, Step
+from ecdiff.relay import Job, Step, model_thread
 from ecdiff.request import SCHEDULERS
 from ecdiff.trajectory import Snapshot
 
@@ -289,7 +289,7 @@ def test_the_edge_encodes_the_prompt_while_the_cloud_is_at_work(
             async for event in super().relay(job, payload):
                 yield event
 
-    transport = Patient(lambda: cloud_model, pairs.fingerprint(pair))
+    transport = Patient(lambda: cloud_model, pairs.fingerprint(pair), model_thread())
     try:
         result = EdgeCloudPipeline(pair, edge_model, transport)("a fish", **QUICK)
         assert result.images.isfinite().all()

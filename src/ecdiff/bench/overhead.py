@@ -23,6 +23,7 @@ from ecdiff.edge.client import InProcess
 from ecdiff.edge.pipeline import EdgeCloudPipeline
 from ecdiff.families.sd import StableDiffusion
 from ecdiff.plan import plan_for
+from ecdiff.relay import model_thread
 from ecdiff.request import Request
 
 PROMPT = "a big red house in the snow"
@@ -37,14 +38,17 @@ def run(
     """Whole generation in process against the sum of its forwards."""
     chosen = pairs.resolve(pair)
     where, dtype = pairs.place(device)
-    cloud, edge = (pairs.load(chosen, site, where, dtype) for site in ("cloud", "edge"))
+    thread = model_thread()
+    cloud, edge = (
+        thread.submit(pairs.load, chosen, site, where, dtype).result() for site in ("cloud", "edge")
+    )
     assert isinstance(cloud, StableDiffusion)
     assert isinstance(edge, StableDiffusion)
-    transport = InProcess(lambda: cloud, pairs.fingerprint(chosen))
-    pipe = EdgeCloudPipeline(chosen, edge, transport)
+    transport = InProcess(lambda: cloud, pairs.fingerprint(chosen), thread)
+    pipe = EdgeCloudPipeline(chosen, edge, transport, thread)
     plan = plan_for("ec-diff", steps, chosen.defaults)
     request = Request(PROMPT, chosen.height, chosen.width, chosen.guidance, seeds=(0,))
-    forwards = _forwards(cloud, edge, request)
+    forwards = thread.submit(_forwards, cloud, edge, request).result()
     counts = plan.counts()
     calls = {
         "text encoder": 4,  # prompt and negative prompt, on both sides
@@ -57,13 +61,14 @@ def run(
         await pipe.generate(PROMPT, seed=0, plan=plan)
 
     def bare(name: str) -> Callable[[], None]:
+        @torch.no_grad()
         def repeat() -> None:
             for _ in range(calls[name]):
                 forwards[name]()
 
-        return repeat
+        return lambda: thread.submit(repeat).result()
 
-    with asyncio.Runner() as runner, torch.no_grad():
+    with asyncio.Runner() as runner:
         sides: dict[str, Callable[[], Any]] = {"whole": lambda: runner.run(whole())}
         sides |= {name: bare(name) for name in calls}
         for side in sides.values():

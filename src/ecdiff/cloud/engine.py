@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from PIL.Image import Image
 
 from ecdiff import pairs
 from ecdiff.cloud.limits import Limits
 from ecdiff.errors import EcdiffError
 from ecdiff.pairs import Pair
+from ecdiff.pictures import to_pil
 from ecdiff.plan import Site, cloud_only
-from ecdiff.relay import Job, in_thread, run_job
+from ecdiff.relay import Job, in_thread, model_thread, run_job
 from ecdiff.request import Request
 from ecdiff.trajectory import Family, StepEvent, run_stretch, snapshot
 
@@ -45,7 +45,7 @@ class Engine:
         self.failure: Exception | None = None  # why none ever will
         self._device, self._dtype = device, dtype
         self._families: dict[Site, Family] = {}  # touched on the worker thread only
-        self._executor = ThreadPoolExecutor(1, "ecdiff-model")
+        self._executor = model_thread()
         self._line: list[asyncio.Event] = []  # one a job; the first is at work
 
     async def warm_up(self) -> None:
@@ -73,15 +73,15 @@ class Engine:
         family, limit = self._family("cloud"), self.limits.payload
         yield from run_job(family, self.fingerprint, job, payload, limit)
 
-    def generate(self, job: Job) -> Generator[StepEvent | Tensor, None, None]:
-        """The whole plan on this server, then pictures [B, 3, H, W] in [0, 1]; for `run`."""
+    def generate(self, job: Job) -> Generator[StepEvent | list[Image], None, None]:
+        """The whole plan on this server, then its pictures; for `run`."""
         request, plan, states = job.request, job.plan, None
         for site, _, _ in plan.stretches():
             family = self._family(site)
             conditioning = family.encode(request)
             trajectories = yield from run_stretch(family, request, plan, conditioning, states)
             states = [snapshot(family, t) for t in trajectories]
-        yield family.decode(torch.cat([t.latents for t in trajectories]))
+        yield to_pil(family.decode(torch.cat([t.latents for t in trajectories])))
 
     @asynccontextmanager
     async def run(

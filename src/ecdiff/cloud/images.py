@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
+from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from ecdiff.cloud.connection import InterruptedJobError, while_connected
 from ecdiff.cloud.engine import Engine
 from ecdiff.errors import InputError
-from ecdiff.pictures import to_pil, to_png
+from ecdiff.pictures import to_png
 from ecdiff.plan import Plan, plan_for
 from ecdiff.relay import Job
 from ecdiff.request import Request
@@ -55,7 +55,7 @@ async def generations(body: ImageRequest, http: HttpRequest) -> dict[str, object
         pictures = await while_connected(http.receive, _pictures(engine, job))
     except InterruptedJobError:
         return Response(status_code=499)  # nobody is there to read it
-    pngs = [to_png(picture) for picture in to_pil(pictures)]
+    pngs = [to_png(picture) for picture in pictures]
     return {
         "created": int(time.time()),
         "data": [{"b64_json": base64.b64encode(png).decode()} for png in pngs],
@@ -64,10 +64,9 @@ async def generations(body: ImageRequest, http: HttpRequest) -> dict[str, object
     }
 
 
-async def _pictures(engine: Engine, job: Job) -> Tensor:
-    """[B, 3, H, W] in [0, 1]."""
+async def _pictures(engine: Engine, job: Job) -> list[Image]:
     async with engine.run(engine.generate(job)) as events:
-        finished = [event async for event in events if isinstance(event, Tensor)]
+        finished = [event async for event in events if isinstance(event, list)]
     return finished[0]
 
 

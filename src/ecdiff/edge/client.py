@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -50,12 +50,12 @@ class Transport(Protocol):
 
 
 class InProcess:
-    """The cloud as a thread of this process. `load` is called once, when first needed."""
+    """The cloud in this process, on the edge's model thread. `load` is called when first needed."""
 
-    def __init__(self, load: Callable[[], Family], fingerprint: str) -> None:
+    def __init__(self, load: Callable[[], Family], fingerprint: str, executor: Executor) -> None:
         self._load, self._fingerprint = load, fingerprint
         self._family: Family | None = None
-        self._executor = ThreadPoolExecutor(1, "ecdiff-cloud")
+        self._executor = executor
 
     async def relay(self, job: Job, payload: bytes | None) -> AsyncIterator[Step | Relayed]:
         if self._family is None:

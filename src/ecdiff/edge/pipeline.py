@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,8 +21,8 @@ from ecdiff.errors import InputError, PayloadError
 from ecdiff.handoff import pack
 from ecdiff.pairs import Pair
 from ecdiff.pictures import to_pil
-from ecdiff.plan import Plan, plan_for
-from ecdiff.relay import Job, in_thread, unpack_for
+from ecdiff.plan import Plan, Site, plan_for
+from ecdiff.relay import Job, in_thread, model_thread, unpack_for
 from ecdiff.request import Request
 from ecdiff.trajectory import (
     Conditioning,
@@ -114,11 +115,13 @@ class _Call:
 class EdgeCloudPipeline:
     """The edge model, and a way to its cloud. Keeps nothing of a call once it is done."""
 
-    def __init__(self, pair: Pair, edge: Family, transport: Transport) -> None:
+    def __init__(
+        self, pair: Pair, edge: Family, transport: Transport, executor: Executor | None = None
+    ) -> None:
         self.pair = pair
         self.fingerprint = pairs.fingerprint(pair)
         self._edge, self._transport = edge, transport
-        self._executor = ThreadPoolExecutor(1, "ecdiff-edge")
+        self._executor = executor or model_thread()
 
     @classmethod
     def from_pretrained(
@@ -139,14 +142,17 @@ class EdgeCloudPipeline:
         """
         chosen = pairs.resolve(pair) if isinstance(pair, str) else pair
         where, precision = pairs.place(device, dtype)
+        executor = model_thread()
+
+        def load(site: Site) -> Family:
+            return pairs.load(chosen, site, where, precision)
+
         transport: Transport
         if cloud is None:
-            transport = InProcess(
-                lambda: pairs.load(chosen, "cloud", where, precision), pairs.fingerprint(chosen)
-            )
+            transport = InProcess(lambda: load("cloud"), pairs.fingerprint(chosen), executor)
         else:
             transport = Network(cloud, token, connect_timeout, read_timeout)
-        return cls(chosen, pairs.load(chosen, "edge", where, precision), transport)
+        return cls(chosen, executor.submit(load, "edge").result(), transport, executor)
 
     def __call__(self, prompt: str, **options: Any) -> Result:
         """`generate`, waiting for the result. Takes the same arguments."""
@@ -236,7 +242,7 @@ class EdgeCloudPipeline:
         if call.plan.handoff_step == call.plan.steps:
             return {}  # no edge step will ask for it
         began = time.perf_counter()
-        conditioning = await self._in_edge_thread(lambda: self._edge.encode(call.request))
+        conditioning = await self._in_model_thread(lambda: self._edge.encode(call.request))
         call.seconds.encode = time.perf_counter() - began
         return conditioning
 
@@ -250,7 +256,7 @@ class EdgeCloudPipeline:
         async with aclosing(self._transport.relay(job, payload)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Relayed):
-                    states = unpack_for(job, self.fingerprint, event.payload)
+                    states = await self._in_model_thread(partial(self._accept, job, event.payload))
                     call.seconds.cloud += event.seconds
                     call.bytes.sent += event.sent
                     call.bytes.received += event.received
@@ -263,8 +269,13 @@ class EdgeCloudPipeline:
                     )
         if states is None or states[0].step != end:
             raise PayloadError(f"the cloud did not hand over at step {end} as the plan says")
+        return states
+
+    def _accept(self, job: Job, payload: bytes) -> tuple[Snapshot, ...]:
+        """Raises PayloadError or PairError for a payload that the edge cannot go on from."""
+        states = unpack_for(job, self.fingerprint, payload)
         for state in states:
-            self._edge.begin(call.request, call.plan, state.seed, {}, state)  # or it says why not
+            self._edge.begin(job.request, job.plan, state.seed, {}, state)
         return states
 
     async def _edge_stretch(
@@ -288,16 +299,21 @@ class EdgeCloudPipeline:
     async def _finish(self, call: _Call, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        began = time.perf_counter()
-        pictures = await self._in_edge_thread(lambda: self._edge.decode(latents))
-        call.seconds.decode = time.perf_counter() - began
-        if output_type == "pt":
-            return pictures
-        if output_type == "np":
-            return pictures.permute(0, 2, 3, 1).cpu().numpy()
-        return to_pil(pictures)
 
-    async def _in_edge_thread(self, work: Callable[[], T]) -> T:
+        def decode() -> Any:
+            pictures = self._edge.decode(latents)
+            if output_type == "pt":
+                return pictures
+            if output_type == "np":
+                return pictures.permute(0, 2, 3, 1).cpu().numpy()
+            return to_pil(pictures)
+
+        began = time.perf_counter()
+        images = await self._in_model_thread(decode)
+        call.seconds.decode = time.perf_counter() - began
+        return images
+
+    async def _in_model_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 

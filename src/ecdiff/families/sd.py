@@ -34,12 +34,12 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.unet.device
+        device: torch.device = next(self.unet.parameters()).device  # unet.device looks at them all
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.unet.dtype
+        dtype: torch.dtype = next(self.unet.parameters()).dtype
         return dtype
 
     @property
@@ -170,11 +170,12 @@ class StableDiffusion:
 
         Raises NonFiniteError when the VAE overflows (float16 on some models).
         """
-        scaled = latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor
+        weight = next(self.vae.parameters())
+        scaled = latents.to(weight.device, weight.dtype) / self.vae.config.scaling_factor
         pictures: Tensor = self.vae.decode(scaled, return_dict=False)[0].float()
         if not pictures.isfinite().all():
             raise NonFiniteError(
-                f"the VAE produced NaN or infinity in {self.vae.dtype}: load the pair in float32"
+                f"the VAE produced NaN or infinity in {weight.dtype}: load the pair in float32"
             )
         return (pictures / 2 + 0.5).clamp(0, 1)
 
