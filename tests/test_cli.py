@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ecdiff
-from ecdiff import console, generation, launch, pairs
+from ecdiff import console, launch, pairs
 from ecdiff.cli import app
 from tests.conftest import make_pair
 
@@ -71,20 +71,6 @@ def server(pair_folder: Path) -> Iterator[Server]:
     running = start_server(pair_folder, "--token", TOKEN)
     yield running
     assert stop_server(running, signal.SIGTERM) == (0, "")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("a server was started")
-
-    monkeypatch.setattr(generation, "local_server", refuse)
 
 
 def call(*words: object) -> Result:

@@ -12,9 +12,9 @@ PACKAGE = Path(ecdiff.__file__).parent
 LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know each other
     {"errors"},
     {"validate"},
-    {"plan", "request", "quality"},
+    {"plan", "request", "quality", "sources"},
     {"extrapolate", "pictures", "console"},
-    {"trajectory"},
+    {"trajectory", "clips"},
     {"handoff", "families"},
     {"pairs", "relay"},
     {"cloud", "edge"},

@@ -39,7 +39,17 @@ NegativePrompt = Annotated[str, typer.Option(help="What not to draw.")]
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="In pixels.")]
 Seed = Annotated[int | None, typer.Option(help="Of the first picture; without it any.")]
 Count = Annotated[int, typer.Option(min=1, help="How many pictures.")]
-Out = Annotated[Path, typer.Option(help="The picture's file; NAME-0.png, ... where they are many.")]
+Frames = Annotated[int | None, typer.Option(help="Of a clip, for a pair that draws clips.")]
+Fps = Annotated[float | None, typer.Option(help="Frames a second of the clip's file.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="A picture's file (.png, .jpg, .webp). A clip's: .mp4 or .gif, a folder (a name "
+        "without a suffix) for its frames as PNG, a picture's name for a contact sheet. "
+        "NAME-0.png, ... where they are many.",
+        show_default="ecdiff.png or ecdiff.mp4",
+    ),
+]
 Compare = Annotated[bool, typer.Option("--compare", help="All methods side by side: NAME-compare.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
@@ -80,14 +90,16 @@ def generate(
     size: Size = None,
     seed: Seed = None,
     count: Count = 1,
-    out: Out = Path("ecdiff.png"),
+    frames: Frames = None,
+    fps: Fps = None,
+    out: Out = None,
     compare: Compare = False,
     device: Device = None,
     dtype: Dtype = None,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Generate a picture: the cloud begins it, this machine finishes it.
+    """Generate a picture or a clip: the cloud begins it, this machine finishes it.
 
     Without --cloud it starts a server here and stops it after. What is not set is the pair's.
     """
@@ -105,6 +117,8 @@ def generate(
         size=size,
         seed=seed,
         count=count,
+        frames=frames,
+        fps=fps,
     )
     place = generation.Place(pair, cloud, token, device, dtype)
     if compare:
@@ -113,46 +127,53 @@ def generate(
         _generate_one(asked, place, out, as_json)
 
 
-def _generate_one(asked: Ask, place: Place, out: Path, as_json: bool) -> None:
-    from ecdiff import generation, pictures
+def _generate_one(asked: Ask, place: Place, out: Path | None, as_json: bool) -> None:
+    from ecdiff import generation
 
-    paths = pictures.places(out, asked.count)
+    paths = asked.places(out)
     with (
         console.progress(not as_json) as live,
         generation.pipeline(place, asked.needs_cloud, live.say) as pipe,
     ):
         result = generation.run(pipe, asked, live.step)
-    pictures.save(pictures.to_pil(result.images), paths)
-    _report(paths, result.receipt, as_json)
+        live.say("writing")
+        asked.save(result.images, paths)
+    _report(asked, paths, result.receipt, as_json)
 
 
-def _generate_all(asked: Ask, place: Place, out: Path, as_json: bool) -> None:
+def _generate_all(asked: Ask, place: Place, out: Path | None, as_json: bool) -> None:
     from ecdiff import compare, generation, pictures
 
     compare.check(asked)
-    paths = pictures.places(out, asked.count)
-    [sheet] = pictures.places(out.with_name(f"{out.stem}-compare.png"), 1)
+    paths = asked.places(out)
+    [sheet] = pictures.places(compare.sheet_path(out), 1)
     with (
         console.progress(not as_json) as live,
         generation.pipeline(place, True, live.say) as pipe,
     ):
         results = compare.run_all(pipe, asked, live.step)
-    figures = compare.measure(results)
-    drawn = {method: pictures.to_pil(result.images) for method, result in results.items()}
-    labelled = compare.sheet(figures, drawn)
-    pictures.save([*drawn[asked.method], labelled], [*paths, sheet])
+        live.say("comparing")
+        figures = compare.measure(results)
+        drawn = {m: pictures.as_output(result.images, "pil") for m, result in results.items()}
+        asked.save(results[asked.method].images, paths)
+        pictures.save([compare.sheet(figures, drawn)], [sheet])
     more = {"image": str(sheet), "methods": {m: f.to_json() for m, f in figures.items()}}
-    _report(paths, results[asked.method].receipt, as_json, compare=more)
+    _report(asked, paths, results[asked.method].receipt, as_json, compare=more)
     if not as_json:
         console.show(compare.table(figures))
         print(sheet)
 
 
-def _report(paths: list[Path], receipt: Receipt, as_json: bool, **more: object) -> None:
+def _report(asked: Ask, paths: list[Path], receipt: Receipt, as_json: bool, **more: object) -> None:
     from ecdiff.generation import receipt_lines
 
     if as_json:
-        named = {"image": str(paths[0]), "images": [str(path) for path in paths]}
+        named: dict[str, object] = {
+            "image": str(paths[0]),
+            "images": [str(path) for path in paths],
+        }
+        if asked.fps is not None:
+            named |= {"frames": asked.request.frames, "fps": asked.fps}
         print(json.dumps(named | receipt.to_json() | more))
     else:
         print(*paths, *receipt_lines(receipt), sep="\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecdiff import pairs
+from ecdiff import clips, pairs, pictures
 from ecdiff.errors import InputError
 from ecdiff.launch import local_server
 from ecdiff.pairs import Pair
@@ -17,6 +18,8 @@ from ecdiff.plan import Plan, plan_for
 from ecdiff.request import Request
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ecdiff.edge.pipeline import EdgeCloudPipeline, Receipt, Result
 
 OnStep = Callable[[str, int, int, str, bool], object]  # method, step, steps, site, evaluated
@@ -32,15 +35,34 @@ class Ask:
     method: str
     steps: int
     parameters: Mapping[str, Any] = field(default_factory=dict)  # those the caller has set
+    fps: float | None = None  # frames a second of the clip's file; None for a picture
     plan: Plan = field(init=False)
 
     def __post_init__(self) -> None:
+        if (self.fps is None) != (self.request.frames is None):
+            raise InputError(f"pair {self.pair.name} draws pictures: leave out --frames and --fps")
+        if self.fps is not None and not 1 <= self.fps <= 240:
+            raise InputError(f"fps is {self.fps:g}: use 1..240 frames a second")
         plan = plan_for(self.method, self.steps, self.pair.defaults, **self.parameters)
         object.__setattr__(self, "plan", plan)
 
     @property
     def count(self) -> int:
         return len(self.request.seeds)
+
+    def places(self, out: Path | None) -> list[Path]:
+        """The files or folders to write. Raises InputError when they could not be written."""
+        if self.fps is None:
+            return pictures.places(out or Path("ecdiff.png"), self.count)
+        return clips.places(out or Path("ecdiff.mp4"), self.count)
+
+    def save(self, images: Tensor, paths: Sequence[Path]) -> None:
+        """Write each picture or clip whole or not at all."""
+        drawn = pictures.as_output(images, "pil")
+        if self.fps is None:
+            pictures.save(drawn, paths)
+        else:
+            clips.save(drawn, paths, self.fps)
 
     @property
     def needs_cloud(self) -> bool:
@@ -64,9 +86,14 @@ def ask(
     size: str | None,
     seed: int | None,
     count: int,
+    frames: int | None = None,
+    fps: float | None = None,
 ) -> Ask:
     """An `Ask` in the command line's words; None takes the pair's value. Raises InputError."""
     entry = pairs.resolve(pair)
+    if entry.frames is not None:
+        frames = entry.frames if frames is None else frames
+        fps = entry.fps if fps is None else fps
     width, height = _parse_size(size) or (entry.width, entry.height)
     first = secrets.randbits(32) if seed is None else seed
     request = Request(
@@ -77,8 +104,9 @@ def ask(
         tuple(first + j for j in range(count)),
         negative_prompt,
         scheduler,
+        frames=frames,
     )
-    return Ask(entry, request, method, steps, parameters)
+    return Ask(entry, request, method, steps, parameters, fps)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
@@ -131,7 +159,7 @@ def pipeline(place: Place, needs_cloud: bool, report: Report) -> Iterator[EdgeCl
 
 
 def run(pipe: EdgeCloudPipeline, ask: Ask, on_step: OnStep) -> Result:
-    """Generate `ask`; the result's `images` are a tensor [B, 3, H, W] in [0, 1]."""
+    """Generate `ask`; `images` are a tensor [B, 3, H, W], of clips [B, F, 3, H, W], in [0, 1]."""
     request = ask.request
 
     def callback(_: object, step: int, timestep: float, told: dict[str, Any]) -> None:
@@ -145,6 +173,7 @@ def run(pipe: EdgeCloudPipeline, ask: Ask, on_step: OnStep) -> Result:
         num_images_per_prompt=ask.count,
         height=request.height,
         width=request.width,
+        num_frames=request.frames,
         seed=request.seeds[0],
         output_type="pt",
         callback_on_step_end=callback,
@@ -159,12 +188,14 @@ def receipt_lines(receipt: Receipt) -> list[str]:
     request, seconds, counts = receipt.request, receipt.seconds, receipt.plan.counts()
     pictures = len(request.seeds)
     seeds = f"{request.seeds[0]}" + (f"..{request.seeds[-1]}" if pictures > 1 else "")
+    size = f"{request.width}x{request.height}"
+    size += f", {request.frames} frames" if request.frames else ""
     parts = [
         f"{getattr(seconds, name):.2f} {name}"
         for name in ("cloud", "transfer", "edge", "encode", "decode")
     ]
     return [
-        f"{receipt.method} on pair {receipt.pair}, {request.width}x{request.height}, "
+        f"{receipt.method} on pair {receipt.pair}, {size}, "
         f"seed {seeds}, guidance {request.guidance:g}, {request.scheduler}",
         f"plan     {receipt.plan}",
         f"steps    {counts.cloud_evaluated} evaluated in the cloud, "

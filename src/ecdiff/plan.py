@@ -24,6 +24,7 @@ Site = Literal["cloud", "edge"]
 Method = Literal["ec-diff", "hybrid-sd", "cloud", "edge"]
 METHODS: tuple[Method, ...] = ("ec-diff", "hybrid-sd", "cloud", "edge")
 RULES = ("gradient", "reuse")
+SPACES = ("output", "epsilon")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Phase:
     skip: int = 0
     smoothing: float = 1.0
     rule: str = "gradient"
+    space: str = "output"  # what is extrapolated: the network's output as it is, or its epsilon
     guidance: float | None = None  # overrides the request's, for this phase only
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Phase:
             raise PlanError(f"a phase has at least 1 step, not {self.steps}: leave it out instead")
         if self.rule not in RULES:
             raise PlanError(f"no extrapolation rule {self.rule!r}: use one of {', '.join(RULES)}")
+        if self.space not in SPACES:
+            raise PlanError(f"no space {self.space!r}: use one of {', '.join(SPACES)}")
         if self.skip < 0:
             raise PlanError(f"skip (k) is {self.skip}: use 0 (evaluate every step) or more")
         if self.warmup < 0:

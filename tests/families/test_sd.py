@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
 )
 from torch import Tensor
@@ -22,14 +23,16 @@ from ecdiff.families import sd
 from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import pack, unpack
 from ecdiff.plan import Phase, Plan, cloud_only, edge_only, split
-from ecdiff.request import SCHEDULERS, Request
+from ecdiff.request import Request
 from ecdiff.trajectory import Snapshot, Trajectory, advance, denoise, snapshot
 
 PLAIN = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpm++": DPMSolverMultistepScheduler,
+    "lcm": LCMScheduler,
 }
+SCHEDULERS = tuple(PLAIN)
 PRINT = "f" * 64
 Generate = Callable[..., tuple[Tensor, Tensor]]
 
@@ -138,7 +141,8 @@ def whole_state(model: StableDiffusion, t: Trajectory) -> dict[str, Any]:
     tensors |= {f"output {j}": x for j, x in enumerate(getattr(t.scheduler, "model_outputs", []))}
     cursor = getattr(t.scheduler, "step_index", t.step)
     order = min(getattr(t.scheduler, "lower_order_nums", 0), 1)  # 2M asks whether there is one
-    return tensors | {"step": t.step, "cursor": cursor, "order": order, "seed": t.seed}
+    counts = {"step": t.step, "cursor": cursor, "order": order, "seed": t.seed, "draws": t.draws}
+    return tensors | counts
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
