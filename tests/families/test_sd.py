@@ -20,10 +20,12 @@ from torch import Tensor
 from ecdiff import pairs
 from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.families import sd
+from ecdiff.families.loading import Loader
 from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import pack, unpack
 from ecdiff.plan import Phase, Plan, cloud_only, edge_only, split
 from ecdiff.request import Request
+from ecdiff.sources import Side, Source
 from ecdiff.trajectory import Snapshot, Trajectory, advance, denoise, snapshot
 
 PLAIN = {
@@ -422,8 +424,9 @@ def test_a_missing_part_is_named(missing: str, pair_folder: Path, tmp_path: Path
     for part in (pair_folder / "cloud").iterdir():
         if part.name != missing:
             (tmp_path / part.name).symlink_to(part)
+    loader = Loader(Side(Source(str(tmp_path))), torch.device("cpu"), torch.float32)
     with pytest.raises(PairError, match=missing):
-        sd.load(str(tmp_path), None, torch.device("cpu"), torch.float32)
+        sd.load(loader, frozenset({"text", "vae"}))
 
 
 def test_an_edge_only_plan_is_the_edge_model_alone(

@@ -65,11 +65,12 @@ def run(
     plans = _plans(chosen)
     request = _request(chosen, entry["smallest"] if smallest else {})
     both = families(pair, smallest, skip_text, where, dtype)
-    sent = payload_bytes(both, request)
+    travels = chosen.embeddings == "cloud"
+    sent = payload_bytes(both, request, travels)
     times = part_times(both, request, rounds, where)
     if skip_text:
         times["encode"] = 0.0
-    wholes = whole_times(both, request, plans, whole, where)
+    wholes = whole_times(both, request, plans, whole, where, travels)
     rows = [
         _row(name, plans, times, sent, wholes.get(name), table6.PAPER.get(pair)) for name in plans
     ]
@@ -165,18 +166,25 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def generation(both: Families, request: Request, plan: Plan) -> bytes:
-    """One generation as the two sides do it; the payload that travelled, empty where none did."""
+def generation(both: Families, request: Request, plan: Plan, travels: bool) -> bytes:
+    """One generation as the two sides do it; the payload that travelled, empty where none did.
+
+    `travels` is for a pair whose edge gets its embeddings from the cloud. Latents are not
+    converted to another scale: that takes no time, and here they mean nothing.
+    """
     sites = [site for site, _, _ in plan.stretches()]
-    states, payload = None, b""
+    states, payload, conditioning = None, b"", None
     if sites[0] == "cloud":
         job = Job(request, plan, FINGERPRINT)
-        *_, last = run_job(both["cloud"], FINGERPRINT, job, None)
+        *_, last = run_job(both["cloud"], FINGERPRINT, job, None, send_conditioning=travels)
         assert isinstance(last, bytes)
-        payload, states = last, unpack_for(job, FINGERPRINT, last).snapshots
+        taken = unpack_for(job, FINGERPRINT, last)
+        payload, states, conditioning = last, taken.snapshots, taken.conditioning
     if sites[-1] == "edge":
         edge = both["edge"]
-        finished = _finish(run_stretch(edge, request, plan, edge.encode(request), states))
+        finished = _finish(
+            run_stretch(edge, request, plan, conditioning or edge.encode(request), states)
+        )
         latents = torch.cat([t.latents for t in finished])
     else:
         assert states is not None
@@ -194,19 +202,24 @@ def _finish(work: Generator[object, None, T]) -> T:
             return result
 
 
-def payload_bytes(both: Families, request: Request) -> int:
+def payload_bytes(both: Families, request: Request, travels: bool) -> int:
     """Bytes that travel at a handoff. They are the same at every step: here it is after one."""
-    return len(generation(both, request, split(2, 1)))
+    return len(generation(both, request, split(2, 1), travels))
 
 
 def whole_times(
-    both: Families, request: Request, plans: dict[str, Plan], runs: int, device: torch.device
+    both: Families,
+    request: Request,
+    plans: dict[str, Plan],
+    runs: int,
+    device: torch.device,
+    travels: bool,
 ) -> dict[str, float]:
     """Median seconds of whole generations, in turn; empty where `runs` is 0."""
     times: dict[str, list[float]] = {name: [] for name in plans}
     for _ in range(runs):
         for name, plan in plans.items():
-            times[name].append(_timed(_bind(generation, both, request, plan), device))
+            times[name].append(_timed(_bind(generation, both, request, plan, travels), device))
     return {name: median(values) for name, values in times.items() if values}
 
 
