@@ -103,6 +103,7 @@ NONSENSE = {
     "guidance negative": (lambda: Phase("cloud", 10, guidance=-2.0), "-2"),
     "no steps in a phase": (lambda: Phase("cloud", 0), "0"),
     "another site": (lambda: Phase("moon", 10), "'moon'"),  # type: ignore[arg-type]
+    "another space": (lambda: Phase("cloud", 10, space="pixels"), "'pixels'"),
     "another rule": (lambda: Phase("cloud", 10, rule="cubic"), "'cubic'"),
     "s over T": (lambda: split(50, 51), r"\(s\) is 51 with 50"),
     "s under 0": (lambda: split(50, -1), r"\(s\) is -1"),

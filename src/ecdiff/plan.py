@@ -44,8 +44,8 @@ class Phase:
     skip: int = 0
     smoothing: float = 1.0
     rule: str = "gradient"
-    space: str = "output"  # what is extrapolated: the network's output as it is, or its epsilon
     guidance: float | None = None  # overrides the request's, for this phase only
+    space: str = "output"  # what is extrapolated: the network's output as it is, or its epsilon
 
     def __post_init__(self) -> None:
         if self.site not in ("cloud", "edge"):
