@@ -20,6 +20,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from ecdiff.families.loading import Loader
+from ecdiff.sources import Side, Source
+
 COGVIDEOX_SCHEDULE: dict[str, Any] = {  # both real models'; they differ in snr_shift_scale
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -35,7 +38,17 @@ COGVIDEOX_SCHEDULE: dict[str, Any] = {  # both real models'; they differ in snr_
 CLOUD_SCALE, EDGE_SCALE = (0.7, 1.0), (1.15258426, 3.0)  # scaling factor, SNR shift: 5B and 2B
 
 
-def make_sdxl_pair(folder: Path) -> Path:
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def load(family: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of one pipeline folder, its VAE and text encoders when first used."""
+    loader = Loader(Side(Source(str(folder))), torch.device("cpu"), dtype)
+    return family.load(loader, frozenset())
+
+
+def make_sdxl_pair(folder: Path, **unet: object) -> Path:
     """32x32 pictures, 8x8x4 latents; the edge's U-Net has one layer a block."""
     sd = make_pair(folder / "sd")
     torch.manual_seed(1)
@@ -67,13 +80,13 @@ def make_sdxl_pair(folder: Path) -> Path:
     (cloud / "model_index.json").write_text(json.dumps(index))
     shutil.copytree(cloud, folder / "edge")
     for side, layers in (("cloud", 2), ("edge", 1)):
-        _sdxl_unet(layers).save_pretrained(folder / side / "unet")
+        _sdxl_unet(layers, **unet).save_pretrained(folder / side / "unet")
     shutil.rmtree(sd)
     _write_toml(folder, "sdxl", "size = [32, 32]\nguidance = 5.0")
     return folder
 
 
-def _sdxl_unet(layers: int) -> UNet2DConditionModel:
+def _sdxl_unet(layers: int, **more: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -90,6 +103,7 @@ def _sdxl_unet(layers: int) -> UNet2DConditionModel:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=12 + 6 * 8,
+        **more,
     )
 
 

@@ -50,6 +50,9 @@ class LatentFamily:
         """[1, ...] of the request's latents. Raises InputError for a size it cannot draw."""
         raise NotImplementedError
 
+    def check_conditioning(self, conditioning: Conditioning) -> None:
+        """Raises PayloadError for an encoded prompt, perhaps from the wire, of another model."""
+
     def call(self, latents: Tensor, timesteps: Tensor, rows: Sequence[Row]) -> Tensor:
         """The network on latents [R, ...] at timesteps [R], a row each."""
         raise NotImplementedError
@@ -68,6 +71,8 @@ class LatentFamily:
         PairError for a state that is not.
         """
         shape = self.latent_shape(request)
+        if conditioning:
+            self.check_conditioning(conditioning)
         scheduler = self._scheduler(request.scheduler, plan.steps)
         generator = torch.Generator().manual_seed(seed)
         if state is None:

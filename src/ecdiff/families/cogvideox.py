@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ecdiff.errors import InputError, NonFiniteError, PairError
+from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.families import schedulers
 from ecdiff.families.base import LatentFamily, Row
 from ecdiff.families.loading import Loader, quiet_transformers
@@ -89,6 +89,14 @@ class CogVideoX(LatentFamily):
         )
         embeds: Tensor = self.load_text_encoder()(tokens.input_ids.to(self.device))[0]
         return embeds.to(self.dtype)
+
+    def check_conditioning(self, conditioning: Conditioning) -> None:
+        config = self.network.config
+        wanted = (1, config.max_text_seq_length, config.text_embed_dim)
+        for name in ("prompt", "negative"):
+            shape = tuple(conditioning[name].shape) if name in conditioning else None
+            if shape != wanted:
+                raise PayloadError(f"the encoded {name} has shape {shape}, this model's {wanted}")
 
     def guidance_at(self, trajectory: Trajectory) -> float:
         """The request's, or with dynamic guidance 1 + g (1 - cos(pi ((T - t) / T)^5)) / 2.
