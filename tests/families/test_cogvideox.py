@@ -195,7 +195,7 @@ def test_the_edge_needs_no_t5(video: Pair, folder: Path, tmp_path: Path) -> None
     pipe = EdgeCloudPipeline.from_pretrained(str(tmp_path / "pair.toml"))
     plan = {"num_inference_steps": 4, "handoff_step": 2, "method": "hybrid-sd"}
     assert len(pipe("a fish", seed=1, **plan).images[0]) == 9
-    with pytest.raises(PairError, match="tokenizer"):
+    with pytest.raises(PairError, match="text_encoder"):
         pipe("a fish", seed=1, num_inference_steps=4, method="edge")
 
 

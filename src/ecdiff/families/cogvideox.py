@@ -17,7 +17,7 @@ from torch import Tensor
 from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.families import schedulers
 from ecdiff.families.base import LatentFamily, Row
-from ecdiff.families.loading import Loader, quiet_transformers
+from ecdiff.families.loading import Loader, check_vocabulary, quiet_transformers
 from ecdiff.request import Request
 from ecdiff.trajectory import Conditioning, Trajectory
 
@@ -181,13 +181,17 @@ def load(loader: Loader, needs: frozenset[str]) -> CogVideoX:
         raise PairError(f"{loader.name} is a CogVideoX 1.5 model: this family runs 1.0 (2B, 5B)")
     vae = loader.config("vae")
     text = "text" in needs
+    tokenizer = loader.lazy_tokenizer(T5Tokenizer, now=text)
+    text_encoder = loader.lazy(T5EncoderModel, "text_encoder", now=text)
+    if text:
+        check_vocabulary(tokenizer(), text_encoder(), loader.name)
     return CogVideoX(
         network,
         loader.scheduler_config(),
         loader.device,
         loader.dtype,
-        loader.lazy_tokenizer(T5Tokenizer, now=text),
-        loader.lazy(T5EncoderModel, "text_encoder", now=text),
+        tokenizer,
+        text_encoder,
         loader.vae(now="vae" in needs),
         2 ** (len(vae["block_out_channels"]) - 1),
         int(vae.get("temporal_compression_ratio", 4)),
