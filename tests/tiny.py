@@ -187,7 +187,7 @@ def _write_t5(folder: Path) -> None:
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
     T5EncoderModel(
         T5Config(
-            vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
+            vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
             feed_forward_proj="gated-gelu",
         )
     ).save_pretrained(folder / "text_encoder")  # fmt: skip
