@@ -13,7 +13,7 @@ LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know eac
     {"errors"},
     {"validate"},
     {"plan", "request", "quality", "sources"},
-    {"extrapolate", "pictures", "console"},
+    {"extrapolate", "pictures", "console", "pairfile"},
     {"trajectory", "clips"},
     {"handoff", "families"},
     {"pairs", "relay"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ecdiff import __version__, console
+from ecdiff.sources import Memory
 
 if TYPE_CHECKING:
     from ecdiff.edge.pipeline import Receipt
@@ -25,7 +26,9 @@ app = typer.Typer(
 )
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
-PairName = Annotated[str, typer.Option("--pair", help="A name `ecdiff pairs` lists, or a folder.")]
+PairName = Annotated[
+    str, typer.Option("--pair", help="A name `ecdiff pairs` lists, a folder or a .toml file.")
+]
 Cloud = Annotated[str | None, typer.Option(metavar="URL", help="A server's ws://HOST:PORT.")]
 Method = Annotated[str, typer.Option(help="ec-diff, hybrid-sd, cloud or edge.")]
 Steps = Annotated[int, typer.Option(help="T: steps in all.")]
@@ -33,7 +36,10 @@ Warmup = Annotated[int | None, typer.Option(help="p: steps evaluated at first.")
 Skip = Annotated[int | None, typer.Option(help="k: steps extrapolated at a time.")]
 Smoothing = Annotated[float | None, typer.Option(help="alpha: damps the noise gradient.")]
 HandoffStep = Annotated[int | None, typer.Option(help="s: steps done in the cloud.")]
-Scheduler = Annotated[str, typer.Option(help="ddim, euler or dpm++.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, euler, dpm++, lcm or dpm.")]
+Handoff = Annotated[
+    str, typer.Option(help="To a model of another scale: renoise, rescale or paper.")
+]
 Guidance = Annotated[float | None, typer.Option(help="1 turns it off.")]
 NegativePrompt = Annotated[str, typer.Option(help="What not to draw.")]
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="In pixels.")]
@@ -53,6 +59,11 @@ Out = Annotated[
 Compare = Annotated[bool, typer.Option("--compare", help="All methods side by side: NAME-compare.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Each part on the GPU only while it works: less memory.")
+]
+VaeTiling = Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile: less memory.")]
+VaeSlicing = Annotated[bool, typer.Option("--vae-slicing", help="Decode one by one: less memory.")]
 Token = Annotated[str | None, typer.Option(envvar="ECDIFF_TOKEN", help="The server's token.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 
@@ -85,6 +96,7 @@ def generate(
     smoothing: Smoothing = None,
     handoff_step: HandoffStep = None,
     scheduler: Scheduler = "ddim",
+    handoff: Handoff = "renoise",
     guidance: Guidance = None,
     negative_prompt: NegativePrompt = "",
     size: Size = None,
@@ -96,6 +108,9 @@ def generate(
     compare: Compare = False,
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    vae_tiling: VaeTiling = False,
+    vae_slicing: VaeSlicing = False,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
@@ -119,8 +134,10 @@ def generate(
         count=count,
         frames=frames,
         fps=fps,
+        handoff=handoff,
     )
-    place = generation.Place(pair, cloud, token, device, dtype)
+    memory = Memory(offload, vae_tiling, vae_slicing)
+    place = generation.Place(pair, cloud, token, device, dtype, memory)
     if compare:
         _generate_all(asked, place, out, as_json)
     else:
@@ -186,6 +203,9 @@ def serve(
     pair: PairName = "reference",
     device: Device = None,
     dtype: Dtype = None,
+    offload: Offload = False,
+    vae_tiling: VaeTiling = False,
+    vae_slicing: VaeSlicing = False,
     token: Token = None,
     stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", hidden=True)] = False,
 ) -> None:
@@ -193,7 +213,8 @@ def serve(
     from ecdiff import launch, pairs
 
     pairs.check_dtype(dtype)
-    launch.serve(pairs.resolve(pair), host, port, token, device, dtype, stop_at_eof)
+    memory = Memory(offload, vae_tiling, vae_slicing)
+    launch.serve(pairs.resolve(pair), host, port, token, device, dtype, stop_at_eof, memory)
 
 
 @app.command()
@@ -201,7 +222,7 @@ def pairs(as_json: Json = False) -> None:
     """List the pairs of models that can be named."""
     from ecdiff import pairs as known
 
-    entries = [known.describe(known.resolve(name)) for name in known.names()]
+    entries = [known.describe(known.resolve(name), local_only=True) for name in known.names()]
     if as_json:
         print(json.dumps({"pairs": entries}))
     else:

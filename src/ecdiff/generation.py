@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ecdiff.launch import local_server
 from ecdiff.pairs import Pair
 from ecdiff.plan import Plan, plan_for
 from ecdiff.request import Request
+from ecdiff.sources import NO_LIMIT, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +89,7 @@ def ask(
     count: int,
     frames: int | None = None,
     fps: float | None = None,
+    handoff: str = "renoise",
 ) -> Ask:
     """An `Ask` in the command line's words; None takes the pair's value. Raises InputError."""
     entry = pairs.resolve(pair)
@@ -105,6 +107,7 @@ def ask(
         negative_prompt,
         scheduler,
         frames=frames,
+        handoff=handoff,
     )
     return Ask(entry, request, method, steps, parameters, fps)
 
@@ -128,6 +131,7 @@ class Place:
     token: str | None
     device: str | None
     dtype: str | None
+    memory: Memory = NO_LIMIT  # of both sides, where both are here
 
     def __post_init__(self) -> None:
         pairs.check_dtype(self.dtype)
@@ -143,7 +147,9 @@ def pipeline(place: Place, needs_cloud: bool, report: Report) -> Iterator[EdgeCl
         server = None
         report("loading the models")
         if place.cloud is None and needs_cloud:
-            server = stack.enter_context(local_server(place.pair, place.device, place.dtype))
+            server = stack.enter_context(
+                local_server(place.pair, place.device, place.dtype, place.memory)
+            )
         from ecdiff.edge.pipeline import EdgeCloudPipeline
 
         pipe = EdgeCloudPipeline.from_pretrained(
@@ -152,6 +158,7 @@ def pipeline(place: Place, needs_cloud: bool, report: Report) -> Iterator[EdgeCl
             token=server.token if server else place.token,
             device=place.device,
             dtype=place.dtype,
+            **asdict(place.memory),
         )
         if server:
             server.wait_until_ready()
@@ -178,6 +185,7 @@ def run(pipe: EdgeCloudPipeline, ask: Ask, on_step: OnStep) -> Result:
         output_type="pt",
         callback_on_step_end=callback,
         scheduler=request.scheduler,
+        handoff=request.handoff,
         method=ask.method,
         **ask.parameters,
     )

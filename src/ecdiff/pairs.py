@@ -11,12 +11,13 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from ecdiff.errors import InputError, PairError
+from ecdiff.pairfile import Entry, Settings
 from ecdiff.plan import PlanDefaults, Site
 from ecdiff.sources import NO_LIMIT, Memory, Side, Source, read_json
-from ecdiff.validate import FORBID_UNKNOWN, parse
+from ecdiff.validate import parse
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 FAMILIES = {"sd": "unet", "sdxl": "unet", "cogvideox": "transformer"}  # and its network's folder
+UNSAID_SCALING = {"sd": 0.18215, "sdxl": 0.18215, "cogvideox": 1.15258426}  # as diffusers reads it
+UNSAID_SCHEDULE = {"rescale_betas_zero_snr": False, "snr_shift_scale": 1.0}
 SCHEDULE_FACTS = (
     "prediction_type",
     "beta_schedule",
@@ -46,7 +49,6 @@ SCALE_FACTS = (  # where they differ, the same latents mean something else
     "rescale_betas_zero_snr",
     "snr_shift_scale",
 )
-SD_DEFAULTS = PlanDefaults(warmup=7, skip=2, smoothing=0.3, handoff_step=36)  # Table 5: s 34, 37
 NAMED = Path(__file__).parent / "named"
 
 
@@ -72,59 +74,6 @@ class Pair:
 
     def side(self, site: Site) -> Side:
         return self.cloud if site == "cloud" else self.edge
-
-
-@dataclass(frozen=True)
-class SideEntry:
-    """One side in a TOML file: a whole pipeline, and its network's own repository if it has one."""
-
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
-
-    model: str  # a folder, relative to the file, or a hub repository
-    revision: str | None = None
-    variant: str | None = None
-    network: str | None = None
-    network_revision: str | None = None
-    network_variant: str | None = None
-    vram_gb: float | None = None
-
-    def side(self, folder: Path) -> Side:
-        network = None
-        if self.network is not None:
-            place = _place(self.network, folder)
-            network = Source(place, self.network_revision, self.network_variant)
-        return Side(Source(_place(self.model, folder), self.revision, self.variant), network)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A pair's TOML file."""
-
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
-
-    family: Literal["sd", "sdxl", "cogvideox"]
-    size: tuple[int, int]  # width, height
-    cloud: SideEntry
-    edge: SideEntry
-    plan: PlanDefaults = SD_DEFAULTS
-    guidance: float = 7.5
-    licence: str = "unknown"
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    frames: int | None = None  # of a clip
-    fps: int = 8
-    embeddings: Site = "edge"
-    revision: str | None = None  # set it where a side does not have the other's folder
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an optional `pair.json` beside `cloud/` and `edge/` may say."""
-
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
-
-    guidance: float = 7.5
-    defaults: PlanDefaults = SD_DEFAULTS
-    revision: str | None = None  # set it where a side does not have the other's weights
 
 
 def names() -> list[str]:
@@ -209,11 +158,6 @@ def folder_pair(name: str, folder: Path, licence: str = "unknown") -> Pair:
     )
 
 
-def _place(name: str, folder: Path) -> str:
-    """A folder relative to the pair's file, where there is one, else a hub repository's name."""
-    return str((folder / name).resolve()) if (folder / name).is_dir() else name
-
-
 def _revision(cloud: Side, edge: Side) -> str:
     """Stands for the weights: hub revisions, and of folders the files' names, sizes and ends."""
     digest = hashlib.sha256()
@@ -249,14 +193,20 @@ def facts(pair: Pair, site: Site, local_only: bool = False) -> dict[str, Any]:
     network = read_json(side.network or side.model, f"{folder}/config.json", local_only)
     vae = read_json(side.model, "vae/config.json", local_only)
     scheduler = read_json(side.model, "scheduler/scheduler_config.json", local_only)
-    return {
-        "revision": pair.revision,
-        "latent_channels": network["in_channels"],
-        "vae_factor": vae_factor(vae),
-        "vae_scaling": vae.get("scaling_factor"),
-        "text_width": network.get("cross_attention_dim") or network.get("text_embed_dim"),
-        **{name: scheduler.get(name) for name in SCHEDULE_FACTS},
-    }
+    try:
+        return {
+            "revision": pair.revision,
+            "latent_channels": network["in_channels"],
+            "vae_factor": vae_factor(vae),
+            "vae_scaling": vae.get("scaling_factor", UNSAID_SCALING[pair.family]),
+            "text_width": network.get("cross_attention_dim") or network["text_embed_dim"],
+            **{n: scheduler.get(n, UNSAID_SCHEDULE.get(n)) for n in SCHEDULE_FACTS},
+        }
+    except KeyError as error:
+        raise PairError(
+            f"{side.network or side.model} is not of family {pair.family}: "
+            f"its configuration has no {error.args[0]}"
+        ) from error
 
 
 def both_facts(pair: Pair, local_only: bool = False) -> dict[Site, dict[str, Any]]:

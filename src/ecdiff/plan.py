@@ -207,6 +207,8 @@ def split(
 class PlanDefaults:
     """A pair's EC-Diff parameters, stated for `steps` steps (the paper's Table 5 has T = 50)."""
 
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
     warmup: int
     skip: int
     smoothing: float

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecdiff.errors import PairError
+from ecdiff.errors import InputError, PairError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Memory:
     offload: bool = False  # each part on the GPU only while it works
     vae_tiling: bool = False
     vae_slicing: bool = False
+
+    def check(self, device_type: str) -> None:
+        """Raises InputError for an offload without a GPU to take parts off."""
+        if self.offload and device_type == "cpu":
+            raise InputError("offload: there is no GPU to keep parts off, leave it out on a CPU")
 
 
 NO_LIMIT = Memory()
@@ -81,9 +86,8 @@ def reason(error: Exception, source: Source) -> str:
     """Why a source cannot be read and what to do about it, in one line."""
     from huggingface_hub import errors
 
-    causes = [error]
+    causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        assert isinstance(cause, Exception)
         causes.append(cause)
 
     def among(*kinds: type[Exception]) -> bool:

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from diffusers import DDIMScheduler
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import constants
 from transformers.utils import logging
 
 from ecdiff.errors import InputError, PairError
 from ecdiff.sources import NO_LIMIT, Memory, Side, Source, read_json, reason
+
+LIBRARIES = (logging, diffusers_logging)
 
 
 class Loader:
@@ -24,8 +27,7 @@ class Loader:
         self, side: Side, device: torch.device, dtype: torch.dtype, memory: Memory = NO_LIMIT
     ) -> None:
         """Raises InputError for an offload without a GPU to take parts off."""
-        if memory.offload and device.type == "cpu":
-            raise InputError("offload: there is no GPU to keep parts off, leave it out on a CPU")
+        memory.check(device.type)
         self.device, self.dtype, self.memory = device, dtype, memory
         self._side = side
         self._turns = TakeTurns(device)
@@ -72,8 +74,13 @@ class Loader:
         source = self._side.model
         try:
             with quiet_transformers():
-                return kind.from_pretrained(source.repo, subfolder=name, revision=source.revision)
-        except (OSError, ValueError, ImportError) as error:
+                return kind.from_pretrained(
+                    source.repo,
+                    subfolder=name,
+                    revision=source.revision,
+                    local_files_only=constants.HF_HUB_OFFLINE,
+                )
+        except Exception as error:  # each library has its own
             raise PairError(f"cannot load {name} of {source}: {reason(error, source)}") from error
 
     def lazy_tokenizer(self, kind: Any, now: bool) -> Callable[[], Any]:
@@ -94,16 +101,7 @@ class Loader:
         return read_json(self._side.model, f"{name}/config.json")
 
     def scheduler_config(self) -> dict[str, Any]:
-        source = self._side.model
-        try:
-            config: dict[str, Any] = DDIMScheduler.load_config(
-                source.repo, subfolder="scheduler", revision=source.revision
-            )
-        except (OSError, ValueError) as error:
-            raise PairError(
-                f"cannot load the scheduler of {source}: {reason(error, source)}"
-            ) from error
-        return config
+        return read_json(self._side.model, "scheduler/scheduler_config.json")
 
     def _load(self, kind: Any, source: Source, name: str, dtype: torch.dtype) -> Any:
         try:
@@ -114,8 +112,9 @@ class Loader:
                     revision=source.revision,
                     variant=source.variant,
                     torch_dtype=dtype,
+                    local_files_only=constants.HF_HUB_OFFLINE,  # else diffusers asks for shards
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # each library has its own
             raise PairError(f"cannot load {name} of {source}: {reason(error, source)}") from error
         loaded = loaded.eval().requires_grad_(False)
         return (
@@ -166,12 +165,14 @@ def check_vocabulary(tokenizer: Any, text_encoder: Any, source: str) -> None:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hide the libraries' loading bars, and notes about a torchvision that nothing here needs."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    loud = [each for each in LIBRARIES if each.is_progress_bar_enabled()]
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    for library in loud:
+        library.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        for library in loud:
+            library.enable_progress_bar()
