@@ -37,6 +37,14 @@ def test_a_cloud_phase_evaluates_the_steps_that_algorithm_1_does() -> None:
         assert str(Plan(s, (phase,))) == algorithm_1(p, k, s), (p, k, s)
 
 
+def test_a_cycle_may_be_corrected_twice() -> None:
+    twice = Phase("cloud", 12, 3, 2, 0.3, corrections=2)
+    assert str(Plan(12, (twice,))) == "CCCxxCCxxCCx"
+    assert Plan.from_json(Plan(12, (twice,)).to_json()).phases == (twice,)
+    with pytest.raises(PlanError, match="corrections"):
+        Phase("cloud", 12, 3, 2, corrections=0)
+
+
 def test_without_skip_every_step_is_evaluated() -> None:
     assert str(split(50, 40)) == "C" * 40 + "E" * 10
     assert str(cloud_only(3)) == "CCC"

@@ -57,6 +57,7 @@ Out = Annotated[
     ),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="All methods side by side: NAME-compare.")]
+PlanPath = Annotated[Path | None, typer.Option("--plan", help="A plan file of ecdiff tune.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Offload = Annotated[
@@ -95,6 +96,7 @@ def generate(
     skip: Skip = None,
     smoothing: Smoothing = None,
     handoff_step: HandoffStep = None,
+    plan: PlanPath = None,
     scheduler: Scheduler = "ddim",
     handoff: Handoff = "renoise",
     guidance: Guidance = None,
@@ -120,12 +122,13 @@ def generate(
     """
     from ecdiff import generation
 
+    named = {"warmup": warmup, "skip": skip, "smoothing": smoothing, "handoff_step": handoff_step}
     asked = generation.ask(
         pair,
         prompt,
         method,
         steps,
-        {"warmup": warmup, "skip": skip, "smoothing": smoothing, "handoff_step": handoff_step},
+        named if plan is None else _planned(plan, pair, steps, method, named),
         scheduler=scheduler,
         guidance=guidance,
         negative_prompt=negative_prompt,
@@ -142,6 +145,20 @@ def generate(
         _generate_all(asked, place, out, as_json)
     else:
         _generate_one(asked, place, out, as_json)
+
+
+def _planned(
+    plan: Path, pair: str, steps: int, method: str, named: dict[str, int | float | None]
+) -> dict[str, int | float]:
+    from ecdiff import pairs, planfile
+    from ecdiff.errors import InputError
+
+    if method != "ec-diff" or any(value is not None for value in named.values()):
+        raise InputError(
+            "--plan stands for --method, --warmup, --skip, --smoothing and --handoff-step: "
+            "leave those out"
+        )
+    return planfile.parameters(plan, pairs.resolve(pair), steps)
 
 
 def _generate_one(asked: Ask, place: Place, out: Path | None, as_json: bool) -> None:
@@ -201,6 +218,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Beyond loopback a token is needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
     pair: PairName = "reference",
+    plan: PlanPath = None,
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = False,
@@ -210,11 +228,69 @@ def serve(
     stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", hidden=True)] = False,
 ) -> None:
     """Serve a pair's cloud model, until Ctrl-C or SIGTERM."""
-    from ecdiff import launch, pairs
+    from ecdiff import launch, pairs, planfile
 
     pairs.check_dtype(dtype)
+    chosen = pairs.resolve(pair) if plan is None else planfile.with_plan(pairs.resolve(pair), plan)
     memory = Memory(offload, vae_tiling, vae_slicing)
-    launch.serve(pairs.resolve(pair), host, port, token, device, dtype, stop_at_eof, memory)
+    launch.serve(chosen, host, port, token, device, dtype, stop_at_eof, memory)
+
+
+@app.command()
+def tune(
+    pair: PairName = "reference",
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text, CSV, TSV or JSONL, also .gz; the reference has own.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of --prompts: where the prompt is.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 32,
+    seed: Annotated[int, typer.Option(help="Prompt j has seed + j.")] = 1000,
+    guidance: Guidance = None,
+    steps: Steps = 50,
+    bandwidth: Annotated[float, typer.Option(help="Mbit/s from the cloud to the edge.")] = 18.88,
+    measure: Annotated[str, typer.Option(help="steps: per-step times; wall: the clock.")] = "steps",
+    step_times: Annotated[
+        Path | None, typer.Option(help="Recorded step-times.json; else they are measured.")
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Also every k, alpha and s, to compare.")
+    ] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="Keep Efficiency within 0..1.")] = False,
+    quality_floor: Annotated[
+        float, typer.Option(help="SSIM the plan may lose on HybridSD, 10 edge steps of 50.")
+    ] = 0.02,
+    out: Annotated[Path, typer.Option(help="Folder of plan, report and what was measured.")] = Path(
+        "tune"
+    ),
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Find a pair's best plan on your prompts, hardware and network (EC-Diff, section 3.3).
+
+    Interrupted, the same command goes on where it was.
+    """
+    from ecdiff.tune import command
+
+    with console.progress(not as_json) as live:
+        written = command.run(
+            pair,
+            command.Wanted(prompts, column, limit),
+            seed=seed,
+            guidance=guidance,
+            steps=steps,
+            bandwidth=bandwidth,
+            measure=measure,
+            times=step_times,
+            exhaustive=exhaustive,
+            clip=clip,
+            floor=quality_floor,
+            out=out,
+            device=device,
+            dtype=dtype,
+            say=live.say,
+        )
+    print(json.dumps(written.to_json()) if as_json else written)
 
 
 @app.command()

@@ -303,6 +303,12 @@ def conversion(pair: Pair, site: Site) -> Conversion | None:
     return Conversion(pair.family, config, both[other]["vae_scaling"] / both[site]["vae_scaling"])
 
 
+def check_pictures(pair: Pair) -> None:
+    """Raises InputError for a pair of clips, which the search and its benchmarks do not measure."""
+    if pair.frames is not None:
+        raise InputError(f"pair {pair.name} draws clips: this measures pairs of pictures")
+
+
 def place(
     device: str | None = None, dtype: str | None = None, pair: Pair | None = None
 ) -> tuple[torch.device, torch.dtype]:
