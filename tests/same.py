@@ -33,25 +33,27 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
         assert same, name
 
 
-def check_checkpoints(model: Any, request: Request, draws: bool) -> None:
+def check_checkpoints(
+    model: Any, request: Request, draws: bool, plan: Plan = EXTRAPOLATED
+) -> None:
     """From every step, through bytes, one step on and to the end: bit for bit the uncut run."""
     conditioning = model.encode(request)
-    t = model.begin(request, EXTRAPOLATED, request.seeds[0], conditioning)
+    t = model.begin(request, plan, request.seeds[0], conditioning)
     payloads, states = [], []
-    for _ in denoise(model, [t], EXTRAPOLATED.steps):
+    for _ in denoise(model, [t], plan.steps):
         payloads.append(pack("checkpoint", PRINT, [snapshot(model, t)]))
         states.append(whole_state(model, t))
     assert (t.draws > 1) == draws
-    for step in range(1, EXTRAPOLATED.steps):
+    for step in range(1, plan.steps):
         (state,) = unpack(payloads[step - 1], PRINT).snapshots
-        resumed = model.begin(request, EXTRAPOLATED, state.seed, conditioning, state)
+        resumed = model.begin(request, plan, state.seed, conditioning, state)
         if draws:
             assert torch.equal(resumed.generator.get_state(), states[step - 1]["generator"])
         else:
             resumed.generator = t.generator  # nothing is ever drawn from it
         advance(model, [resumed])
-        assert_same(whole_state(model, resumed), states[step] | {"draws": resumed.draws})
-        for _ in denoise(model, [resumed], EXTRAPOLATED.steps):
+        assert_same(whole_state(model, resumed), states[step])
+        for _ in denoise(model, [resumed], plan.steps):
             pass
         assert_same(whole_state(model, resumed), states[-1])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from ecdiff.families.conversion import Conversion
 from ecdiff.pairs import Pair
 from ecdiff.plan import cloud_only, split
 from ecdiff.relay import leave
-from ecdiff.trajectory import Snapshot, Trajectory
+from ecdiff.trajectory import Snapshot, Trajectory, advance, snapshot
 
 STEPS = 50
 EDGE_CONFIG = COGVIDEOX_SCHEDULE | {"snr_shift_scale": EDGE_SCALE[1]}
@@ -24,7 +26,7 @@ TO_EDGE = Conversion("cogvideox", EDGE_CONFIG, EDGE_SCALE[0] / CLOUD_SCALE[0])
 DDIM = schedulers.COGVIDEOX_CLASSES["ddim"]
 
 
-def scheduler(shift: float) -> object:
+def scheduler(shift: float) -> Any:
     return schedulers.make_scheduler(DDIM, COGVIDEOX_SCHEDULE | {"snr_shift_scale": shift}, STEPS)
 
 
@@ -34,7 +36,7 @@ def at(step: int, handoff: str) -> tuple[Trajectory, torch.Tensor]:
     clean, eps = torch.randn((2, 1, 3, 4, 8, 8), generator=g, dtype=torch.float64)
     cloud, edge = scheduler(CLOUD_SCALE[1]), scheduler(EDGE_SCALE[1])
 
-    def noised(own: object, scale: float) -> torch.Tensor:
+    def noised(own: Any, scale: float) -> torch.Tensor:
         abar = schedulers.alpha_bar(own, step).double()
         return abar.sqrt() * scale * clean + (1 - abar).sqrt() * eps
 
@@ -57,6 +59,10 @@ def test_renoise_is_the_edge_s_own_latent(step: int) -> None:
     t, wanted = at(step, "renoise")
     assert float(schedulers.alpha_bar(scheduler(EDGE_SCALE[1]), step)) > 0
     assert (converted(t) - wanted).abs().max() <= 1e-5
+    x0, eps = t.parting or (None, None)
+    edge = scheduler(EDGE_SCALE[1])  # and diffusers' own arithmetic says the same
+    theirs = edge.add_noise(x0 * TO_EDGE.ratio, eps, edge.timesteps[step : step + 1])
+    assert (theirs - wanted).abs().max() <= 1e-5
 
 
 def test_how_far_off_the_other_two_are() -> None:
@@ -65,6 +71,8 @@ def test_how_far_off_the_other_two_are() -> None:
         errors = [error(converted(t), wanted) for t, wanted in (at(step, m) for m in MODES)]
         print(f"{step:4d}  {100 * errors[0]:6.1f} %  {100 * errors[1]:5.1f} %")
         assert 1e-3 < errors[0] < errors[1]
+        if step == 38:
+            assert errors == pytest.approx([0.03, 0.24], abs=0.01)
 
 
 MODES = ("rescale", "paper")
@@ -127,12 +135,53 @@ def test_pairs_of_one_scale_convert_nothing(pair: Pair) -> None:
     assert pairs.conversion(pair, "edge") is None
 
 
+@pytest.mark.parametrize("step", [3, 12, 30, 48])
+def test_dpm_goes_on_as_if_the_history_were_the_edge_s_own(
+    step: int, video: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks that know the clip: the edge's second-order update sees no jump in x0."""
+    cpu = torch.device("cpu")
+    cloud, edge = (pairs.load(video, site, cpu, torch.float32) for site in ("cloud", "edge"))
+    clean = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    scales = {id(cloud): CLOUD_SCALE[0], id(edge): EDGE_SCALE[0]}
+
+    def knowing(self: Any, trajectories: list[Trajectory]) -> torch.Tensor:
+        """The v of the trajectory's latents, were they of the clip in this model's scale."""
+        (t,) = trajectories
+        abar = schedulers.alpha_bar(t.scheduler, t.step)
+        x0 = scales[id(self)] * clean
+        return (abar.sqrt() * t.latents - x0) / (1 - abar).sqrt()
+
+    monkeypatch.setattr(type(cloud), "predict", knowing)
+    request = a_request(frames=9, scheduler="dpm")
+    plan = split(STEPS, step)
+    (t,) = finish(cloud, request, plan)
+    convert = pairs.conversion(video, "cloud")
+    state = leave(cloud, t, convert)
+    assert torch.allclose(state.scheduler["x0-1"], EDGE_SCALE[0] * clean, atol=1e-4)
+    conditioning = edge.encode(request)
+
+    def first_step(history: dict[str, torch.Tensor]) -> torch.Tensor:
+        began = edge.begin(request, plan, 7, conditioning, replace(state, scheduler=history))
+        began.generator.manual_seed(0)  # type: ignore[union-attr]
+        advance(edge, [began])
+        return began.latents
+
+    got = first_step(dict(state.scheduler))
+    assert torch.allclose(got, first_step({"x0-1": EDGE_SCALE[0] * clean}), atol=1e-4)
+    unscaled = snapshot(cloud, t).scheduler
+    assert not torch.allclose(got, first_step(dict(unscaled)), atol=1e-3)
+    (ended,) = finish(edge, request, plan, [state])
+    assert torch.allclose(ended.latents, EDGE_SCALE[0] * clean, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++", "lcm", "cogvideox dpm"])
 def test_an_estimate_and_its_output_are_inverse(kind: str, name: str, pair: Pair) -> None:
     model = pairs.load(pair, "cloud", torch.device("cpu"), torch.float32)
     config = dict(model.scheduler_config) | {"prediction_type": kind}  # type: ignore[attr-defined]
-    own = schedulers.make_scheduler(schedulers.IMAGE_CLASSES[name], config, 10)
+    kinds = schedulers.IMAGE_CLASSES | {"cogvideox dpm": schedulers.COGVIDEOX_CLASSES["dpm"]}
+    own = schedulers.make_scheduler(kinds[name], config, 10)
     schedulers.place_at(own, 6, {}, torch.device("cpu"))
     t = SimpleNamespace(scheduler=own, step=6, timestep=own.timesteps[6])
     t.latents = torch.randn(1, 4, 8, 8) * own.init_noise_sigma

@@ -15,7 +15,7 @@ from conftest import a_request, finish
 from diffusers import UNet2DConditionModel
 from test_cli import PROMPT, assert_one_line, call
 
-from ecdiff import EdgeCloudPipeline, pairs
+from ecdiff import EdgeCloudPipeline, launch, pairs
 from ecdiff.errors import InputError, PairError
 from ecdiff.families.loading import Loader, Once, TakeTurns
 from ecdiff.families.sd import StableDiffusion
@@ -38,6 +38,14 @@ def test_offload_without_a_gpu_is_refused(pair: Pair, pair_folder: Path, folder:
         assert_one_line(result.stderr)
         assert "there is no GPU" in result.stderr
     assert list(folder.iterdir()) == []
+
+
+def test_a_server_of_our_own_is_told(pair_folder: Path) -> None:
+    with (
+        launch.local_server(str(pair_folder), "cpu", None, OFFLOAD) as server,
+        pytest.raises(InputError, match="there is no GPU"),
+    ):
+        server.url()
 
 
 def test_one_part_at_a_time_is_on_the_device() -> None:

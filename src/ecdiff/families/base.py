@@ -73,12 +73,12 @@ class LatentFamily:
         shape = self.latent_shape(request)
         if conditioning:
             self.check_conditioning(conditioning)
-        scheduler = self._scheduler(request.scheduler, plan.steps)
+        scheduler = self.new_scheduler(request, plan.steps)
         generator = torch.Generator().manual_seed(seed)
         if state is None:
             schedulers.place_at(scheduler, plan.start, {}, self.device)
             noise = torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
-            latents = noise * scheduler.init_noise_sigma
+            latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
             return Trajectory(
                 request, plan, seed, conditioning, scheduler, latents, plan.start,
                 generator=generator,
@@ -111,8 +111,12 @@ class LatentFamily:
             state.draws,
         )
 
-    def _scheduler(self, name: str, steps: int) -> Any:
-        """A copy for one trajectory: schedulers keep a hidden cursor."""
+    def new_scheduler(self, request: Request, steps: int) -> Any:
+        """A copy for one trajectory: schedulers keep a hidden cursor.
+
+        Raises InputError for one this model cannot use.
+        """
+        name = request.scheduler
         if name not in self.schedulers:
             raise InputError(
                 f"scheduler {name!r} is not for this model: use {' or '.join(self.schedulers)}"
@@ -138,10 +142,7 @@ class LatentFamily:
             raise InputError("one network call takes trajectories of one size")
         guided = [t for t in trajectories if self.guides(t)]
         rows = [Row(t, False) for t in guided] + [Row(t, True) for t in trajectories]
-        scaled = {
-            id(t): t.scheduler.scale_model_input(t.latents, t.timestep).to(self.dtype)
-            for t in trajectories
-        }
+        scaled = {id(t): schedulers.network_input(t).to(self.dtype) for t in trajectories}
         inputs = torch.cat([scaled[id(r.trajectory)] for r in rows])
         timesteps = torch.stack([r.trajectory.timestep.float() for r in rows])
         with torch.inference_mode():  # 2 % faster than no_grad on a small network

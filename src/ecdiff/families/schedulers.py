@@ -42,7 +42,8 @@ def make_scheduler(kind: Any, config: Mapping[str, Any], steps: int) -> Any:
         scheduler.set_timesteps(steps)
     except ValueError as error:  # LCM: more steps than it was distilled for
         raise InputError(f"{steps} steps: {str(error).splitlines()[0]}") from error
-    if scheduler.timesteps.max() >= trained:  # its offset pushes the first one over the end
+    if hasattr(scheduler, "alphas_cumprod") and scheduler.timesteps.max() >= trained:
+        # its offset pushes the first timestep over the table's end
         raise InputError(f"{steps} steps: too many for this model's scheduler, use fewer")
     if kind is CogVideoXDPMScheduler:  # it leaves its memory to the caller: keep it as 2M does
         scheduler.model_outputs, scheduler.lower_order_nums = [None, None], 0
@@ -104,6 +105,14 @@ def take_step(t: Trajectory, output: Tensor) -> None:
         t.draws += 1
 
 
+def network_input(t: Trajectory) -> Tensor:
+    """The latents as the network is shown them: of unit power, where the scheduler's are not."""
+    if not hasattr(t.scheduler, "scale_model_input"):  # those of flow models
+        return t.latents
+    scaled: Tensor = t.scheduler.scale_model_input(t.latents, t.timestep)
+    return scaled
+
+
 def alpha_bar(scheduler: Any, step: int) -> Tensor:
     """The share of the signal's power in the latents before `step`: abar."""
     if isinstance(scheduler, EulerDiscreteScheduler):
@@ -118,7 +127,7 @@ def estimate(t: Trajectory, output: Tensor) -> tuple[Tensor, Tensor]:
 
     x0 is infinite where abar is 0 and the network predicts epsilon.
     """
-    x = t.scheduler.scale_model_input(t.latents, t.timestep)
+    x = network_input(t)
     bar = alpha_bar(t.scheduler, t.step).to(x.device)
     signal, noise = bar.sqrt(), (1 - bar).sqrt()
     kind = t.scheduler.config.prediction_type
@@ -134,7 +143,7 @@ def output_for(t: Trajectory, eps: Tensor) -> Tensor:
     kind = t.scheduler.config.prediction_type
     if kind == "epsilon":
         return eps
-    x = t.scheduler.scale_model_input(t.latents, t.timestep)
+    x = network_input(t)
     bar = alpha_bar(t.scheduler, t.step).to(x.device)
     signal, noise = bar.sqrt(), (1 - bar).sqrt()
     output: Tensor = (eps - noise * x) / signal  # v
