@@ -37,7 +37,12 @@ class DeepCache:
         return getattr(self._unet, name)
 
     def __call__(
-        self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False
+        self,
+        x: Tensor,
+        t: Tensor,
+        encoder_hidden_states: Tensor,
+        timestep_cond: None = None,
+        return_dict: bool = False,
     ) -> tuple[Tensor]:
         whole = self._calls % self._interval == 0
         self._calls += 1
@@ -93,7 +98,7 @@ def fits(unet: Any) -> bool:
 def draw(families: Families, requests: Sequence[Request], steps: int) -> Tensor:
     """Pictures [B, 3, H, W] of one batch by the cloud model with DeepCache."""
     cloud: Any = families["cloud"]
-    cached: Families = {"cloud": replace(cloud, unet=DeepCache(cloud.unet))}
+    cached: Families = {"cloud": replace(cloud, network=DeepCache(cloud.unet))}
     return generate(cached, requests, cloud_only(steps), batch=len(requests))
 
 
@@ -102,7 +107,7 @@ def shallow_share(families: Families, request: Request) -> float | None:
     cloud: Any = families["cloud"]
     if not fits(getattr(cloud, "unet", None)):
         return None
-    family = replace(cloud, unet=DeepCache(cloud.unet, interval=2))
+    family = replace(cloud, network=DeepCache(cloud.unet, interval=2))
     members = begin(family, [request], cloud_only(2))
     shares = []
     for _ in range(ROUNDS):
