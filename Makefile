@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ecdiff-installed
 
-.PHONY: install demo test test-slow check docs constraints clean
+.PHONY: install demo test test-slow check docs report constraints clean
 
 install: $(READY)
 
@@ -37,6 +37,12 @@ check: install
 
 docs: install
 	$(BIN)/typer ecdiff.cli utils docs --name ecdiff --output docs/cli.md
+
+# The reference pair's plan, tables and figures. Goes on where it was interrupted: what is measured
+# stays in out/report; `rm -r out/report` to measure anew.
+report: install
+	$(BIN)/ecdiff tune --out out/report/tune
+	$(BIN)/python -m ecdiff.bench report --plan out/report/tune/plan.json --run out/report
 
 # Pin what is installed now; torch stays the Makefile's choice.
 constraints: install

@@ -281,3 +281,19 @@ def fake_server(
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ecdiff import generation
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(generation, "local_server", refuse)

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ecdiff
-from ecdiff import console, generation, launch, pairs
+from ecdiff import console, launch, pairs
 from ecdiff.cli import app
 from tests.conftest import make_pair
 
@@ -73,20 +73,6 @@ def server(pair_folder: Path) -> Iterator[Server]:
     assert stop_server(running, signal.SIGTERM) == (0, "")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("a server was started")
-
-    monkeypatch.setattr(generation, "local_server", refuse)
-
-
 def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -112,10 +98,9 @@ def read_until(terminal: int, pattern: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["pairs", "--json"]])
-def test_help_and_pairs_need_no_torch(words: list[str], pair_folder: Path) -> None:
+def test_help_and_pairs_need_no_torch(words: list[str]) -> None:
     code = (
-        "import sys, pathlib, ecdiff.pairs, ecdiff.cli;"
-        f"ecdiff.pairs.REFERENCE = pathlib.Path({str(pair_folder)!r});"
+        "import sys, ecdiff.cli;"
         f"sys.argv = ['ecdiff', *{words}];"
         "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
         "ecdiff.cli.main()"
@@ -125,8 +110,9 @@ def test_help_and_pairs_need_no_torch(words: list[str], pair_folder: Path) -> No
     )
     assert (done.returncode, done.stderr) == (0, "False\n")
     if "--json" in words:
-        [entry] = json.loads(done.stdout)["pairs"]
-        assert entry["name"] == "reference"
+        entries = json.loads(done.stdout)["pairs"]
+        assert [entry["name"] for entry in entries] == pairs.names()
+        assert len(entries[0]["fingerprint"]) == 64
 
 
 def test_version() -> None:
@@ -150,6 +136,7 @@ def test_version() -> None:
         [PROMPT, "--method", "magic"],
         [PROMPT, "--method", "cloud", "--skip", "2"],
         [PROMPT, "--scheduler", "magic"],
+        [PROMPT, "--handoff", "magic"],
         [PROMPT, "--guidance", "nan"],
         [PROMPT, "--seed", "-1"],
         [PROMPT, "--count", "0"],

@@ -68,6 +68,13 @@ def test_linear_noise_is_extrapolated_exactly(p: int, k: int) -> None:
         assert torch.equal(noise, linear(i))
 
 
+def test_after_two_corrections_the_gradient_is_between_the_two() -> None:
+    phase = Phase("cloud", 11, 3, 2, 0.5, corrections=2)
+    noises = values(run(phase, lambda i: torch.full(SHAPE, float(i * i))))
+    assert noises[5:7] == [25.0, 36.0]
+    assert noises[7:9] == [36.0 + 5.5, 36.0 + 11.0]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_first_stretch_of_linear_noise_is_exact_with_any_smoothing(alpha: float) -> None:
     noises = values(run(Phase("cloud", 20, 4, 5, alpha), lambda i: torch.full(SHAPE, 3.0 - i)))

@@ -35,7 +35,7 @@ def a_snapshot(seed: int = 7, dtype: torch.dtype = torch.float32) -> Snapshot:
     latents, noise, gradient, x0 = torch.randn((4, 1, 4, 8, 8), generator=generator).to(dtype)
     request = a_request(seeds=(7, 8), negative_prompt="blue")
     history = History(noise, gradient)
-    return Snapshot(request, PLAN, seed, 5, 581.5, latents, history, {"x0-1": x0})
+    return Snapshot(request, PLAN, seed, 5, 581.5, latents, history, {"x0-1": x0}, draws=3)
 
 
 def two() -> list[Snapshot]:
@@ -43,7 +43,7 @@ def two() -> list[Snapshot]:
 
 
 def assert_equal(a: Snapshot, b: Snapshot) -> None:
-    plain = ("request", "plan", "seed", "step", "timestep")
+    plain = ("request", "plan", "seed", "step", "timestep", "draws")
     assert [getattr(a, name) for name in plain] == [getattr(b, name) for name in plain]
     assert a.scheduler.keys() == b.scheduler.keys()
     ours, theirs = ([s.latents, *s.history, *s.scheduler.values()] for s in (a, b))
@@ -88,6 +88,43 @@ def test_the_end_of_a_plan_has_no_timestep() -> None:
     assert (got[0].step, got[0].timestep) == (12, None)
 
 
+def test_a_clip_s_latents_and_its_encoded_prompt() -> None:
+    latents = torch.randn(1, 3, 4, 8, 8)
+    clip = replace(a_snapshot(), latents=latents, history=History(), scheduler={})
+    prompt = {"prompt": torch.randn(1, 12, 16).bfloat16(), "negative_pooled": torch.randn(1, 6)}
+    data = pack(
+        "handoff", PRINT, [clip, replace(clip, seed=8, latents=latents + 1)], conditioning=prompt
+    )
+    got = unpack(data, PRINT)
+    assert torch.equal(got.snapshots[1].latents, latents + 1)
+    assert got.conditioning.keys() == prompt.keys()
+    for name, tensor in prompt.items():
+        assert got.conditioning[name].dtype == tensor.dtype
+        assert torch.equal(got.conditioning[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(12), torch.zeros(2, 4), torch.zeros(1, 1, 1, 1, 2), torch.tensor([[torch.nan]])],
+    ids=["1-D", "two rows", "5-D", "NaN"],
+)
+def test_what_is_not_an_encoded_prompt_is_refused(tensor: Tensor) -> None:
+    with pytest.raises(PayloadError, match="conditioning"):
+        unpack(rebuilt(**{"conditioning/prompt": tensor}), PRINT)
+
+
+def test_too_many_encoded_prompts_are_refused() -> None:
+    many = {f"conditioning/prompt_{j}": torch.zeros(1, 4) for j in range(17)}
+    with pytest.raises(PayloadError, match="at most 16"):
+        unpack(rebuilt(**many), PRINT)
+
+
+@pytest.mark.parametrize("draws", [-1, 11, 1.5, "3", None])
+def test_a_count_of_draws_that_cannot_be_is_refused(draws: object) -> None:
+    with pytest.raises(PayloadError, match="drawn by 5"):
+        unpack(rebuilt({"draws": draws}), PRINT)
+
+
 def rebuilt(header: dict[str, Any] | None = None, **tensors: Tensor) -> bytes:
     """A valid payload of two pictures with header fields and tensors changed."""
     data = pack("checkpoint", PRINT, two())
@@ -121,7 +158,7 @@ def test_the_rebuilt_payload_is_valid() -> None:
 
 GOOD = torch.zeros(1, 4, 8, 8)
 BAD: dict[str, tuple[Callable[[], bytes], type[PayloadError], str]] = {
-    "version": (lambda: rebuilt({"format": 2}), PayloadVersionError, "format 2"),
+    "version": (lambda: rebuilt({"format": 1}), PayloadVersionError, "format 1"),
     "no version": (lambda: rebuilt({"format": None}), PayloadVersionError, "None"),
     "fingerprint": (lambda: rebuilt({"fingerprint": "b" * 64}), FingerprintError, "bbbb.*aaaa"),
     "no fingerprint": (lambda: rebuilt({"fingerprint": None}), FingerprintError, "None"),

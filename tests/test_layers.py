@@ -12,21 +12,23 @@ PACKAGE = Path(ecdiff.__file__).parent
 LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know each other
     {"errors"},
     {"validate"},
-    {"plan", "request", "quality"},
-    {"extrapolate", "pictures", "console"},
-    {"trajectory"},
+    {"plan", "request", "quality", "sources"},
+    {"extrapolate", "pictures", "console", "pairfile"},
+    {"trajectory", "clips"},
     {"handoff", "families"},
-    {"pairs", "relay"},
+    {"pairs", "relay", "measure"},
     {"cloud", "edge"},
-    {"reference"},
-    {"bench", "launch"},
+    {"reference", "planfile"},
+    {"prompts"},
+    {"tune", "launch"},
+    {"bench"},
     {"generation"},
     {"compare", "doctor"},
     {"cli"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-KNOW_DIFFUSERS = {"families", "reference", "doctor"}
+KNOW_DIFFUSERS = {"families", "reference", "doctor", "quality"}  # quality: CLIP alone
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -37,6 +37,14 @@ def test_a_cloud_phase_evaluates_the_steps_that_algorithm_1_does() -> None:
         assert str(Plan(s, (phase,))) == algorithm_1(p, k, s), (p, k, s)
 
 
+def test_a_cycle_may_be_corrected_twice() -> None:
+    twice = Phase("cloud", 12, 3, 2, 0.3, corrections=2)
+    assert str(Plan(12, (twice,))) == "CCCxxCCxxCCx"
+    assert Plan.from_json(Plan(12, (twice,)).to_json()).phases == (twice,)
+    with pytest.raises(PlanError, match="corrections"):
+        Phase("cloud", 12, 3, 2, corrections=0)
+
+
 def test_without_skip_every_step_is_evaluated() -> None:
     assert str(split(50, 40)) == "C" * 40 + "E" * 10
     assert str(cloud_only(3)) == "CCC"
@@ -103,6 +111,7 @@ NONSENSE = {
     "guidance negative": (lambda: Phase("cloud", 10, guidance=-2.0), "-2"),
     "no steps in a phase": (lambda: Phase("cloud", 0), "0"),
     "another site": (lambda: Phase("moon", 10), "'moon'"),  # type: ignore[arg-type]
+    "another space": (lambda: Phase("cloud", 10, space="pixels"), "'pixels'"),
     "another rule": (lambda: Phase("cloud", 10, rule="cubic"), "'cubic'"),
     "s over T": (lambda: split(50, 51), r"\(s\) is 51 with 50"),
     "s under 0": (lambda: split(50, -1), r"\(s\) is -1"),

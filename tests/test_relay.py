@@ -54,8 +54,8 @@ def test_a_handoff_cannot_go_on_among_extrapolated_steps(cloud_model: StableDiff
     t = cloud_model.begin(job.request, plan, 7, cloud_model.encode(job.request))
     for _ in denoise(cloud_model, [t], 12):
         whole = snapshot(cloud_model, t)
-        pack_and_read = unpack_for(job, PRINT, pack("checkpoint", PRINT, [whole]))
-        assert pack_and_read[0].step == t.step
+        read = unpack_for(job, PRINT, pack("checkpoint", PRINT, [whole]))
+        assert read.snapshots[0].step == t.step
         if t.step == 12:
             unpack_for(job, PRINT, pack("handoff", PRINT, [whole]))
             continue

@@ -65,6 +65,13 @@ class Arithmetic:
     def scheduler_state(self, trajectory: Trajectory) -> Mapping[str, Tensor]:
         return {}
 
+    def estimate(self, trajectory: Trajectory, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Epsilon is twice the network's output."""
+        return trajectory.latents - noise, 2 * noise
+
+    def output_for(self, trajectory: Trajectory, eps: Tensor) -> Tensor:
+        return eps / 2
+
 
 def start(family: Arithmetic, plan: Plan, seed: int = 7) -> Trajectory:
     return family.begin(a_request(), plan, seed, {})
@@ -82,6 +89,28 @@ def test_the_loop_follows_algorithm_1_by_hand() -> None:
     assert [e.timestep for e in events] == list(range(12, 0, -1))
     assert trajectory.latents.unique().item() == 7 - sum(family.used)
     assert trajectory.finished
+
+
+def test_extrapolating_epsilon_is_the_same_where_it_is_proportional() -> None:
+    evaluated = {0: 10.0, 1: 8.0, 2: 7.0, 5: 2.0, 8: 1.0, 11: 9.0}
+    family = Arithmetic(evaluated.__getitem__)
+    plan = Plan(12, (Phase("cloud", 12, 3, 2, 0.5, space="epsilon"),))
+    trajectory = start(family, plan)
+    for _ in denoise(family, [trajectory], 3):
+        pass
+    assert trajectory.history.noise is not None
+    assert trajectory.history.noise.unique().item() == 2 * 7  # epsilon is what is remembered
+    list(denoise(family, [trajectory], 12))
+    assert family.used == [10, 8, 7, 6, 5, 2, 0.5, -1, 1, 2, 3, 9]
+
+
+def test_the_step_before_a_handoff_leaves_its_estimate() -> None:
+    family = Arithmetic(lambda step: float(step))
+    trajectory = start(family, split(10, 6))
+    for event in denoise(family, [trajectory], 6):
+        assert (trajectory.parting is None) == (event.step < 5)
+    x0, eps = trajectory.parting or ()
+    assert (x0.unique().item(), eps.unique().item()) == (7 - sum(range(6)), 10)
 
 
 def test_a_phase_begins_with_no_history() -> None:

@@ -99,18 +99,35 @@ def show(table: Table) -> None:
 
 
 def pairs_table(entries: Sequence[Mapping[str, Any]]) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    out = Table("pair", "size", "guidance", "plan (p, k, alpha, s of T)", "licence", "fingerprint")
+    columns = {  # and the longest word in each: nothing is cut on 80 columns
+        "pair": 16,
+        "size": 9,
+        "guidance": 8,
+        "plan (p, k, alpha, s of T)": 8,
+        "VRAM, GB cloud / edge": 8,
+        "licence": 12,
+        "fingerprint": 12,
+    }
+    sized = [Column(head, width=width) for head, width in columns.items()]
+    out = Table(*sized, box=None, padding=(0, 1, 0, 0))
     for entry in entries:
         plan = entry["defaults"]
         out.add_row(
             entry["name"],
-            f"{entry['width']}x{entry['height']}",
+            f"{entry['width']}x{entry['height']}"
+            + (f", {entry['frames']} frames" if entry["frames"] else ""),
             f"{entry['guidance']:g}",
             f"{plan['warmup']}, {plan['skip']}, {plan['smoothing']:g}, "
             f"{plan['handoff_step']} of {plan['steps']}",
+            vram(entry["vram_gb"]),
             entry["licence"],
-            entry["fingerprint"][:12],
+            entry["fingerprint"][:12] if entry["fingerprint"] else "not downloaded",
         )
     return out
+
+
+def vram(gigabytes: Mapping[str, float]) -> str:
+    """An estimate for each site; a dash where there is none."""
+    return " / ".join(f"{gigabytes[s]:g}" if s in gigabytes else "-" for s in ("cloud", "edge"))

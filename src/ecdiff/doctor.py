@@ -23,7 +23,10 @@ PACKAGES = (
     "torch",
     "diffusers",
     "transformers",
+    "accelerate",
     "safetensors",
+    "sentencepiece",
+    "av",
     "pydantic",
     "httpx",
     "websockets",
@@ -64,7 +67,7 @@ def _package(name: str) -> Finding:
 
 
 def _pair(pair: str, site: Site) -> Finding:
-    advice = "use a pair that `ecdiff pairs` lists, or a folder with cloud/ and edge/unet/"
+    advice = "use a pair that `ecdiff pairs` lists, or your own as docs/pairs.md shows"
     return _check(f"pair {pair}, {site} side", lambda: _load(pair, site), advice)
 
 
@@ -88,8 +91,9 @@ def _devices() -> str:
 
 
 def _load(name: str, site: Site) -> str:
-    where, precision = pairs.place()
-    pairs.load(pairs.resolve(name), site, where, precision)
+    pair = pairs.resolve(name)
+    where, precision = pairs.place(pair=pair)
+    pairs.load(pair, site, where, precision)
     return f"loads on {where} in {str(precision).removeprefix('torch.')}"
 
 

@@ -3,8 +3,10 @@
 A *checkpoint* lets the same model go on and carries the whole state; a *handoff* lets the other
 model go on and leaves the extrapolation history behind. Neither is ever unpickled.
 
-Tensors of picture j: `j/latents` [1, C, h, w], and, of the same shape where there are any,
-`j/noise`, `j/gradient` (extrapolation history) and `j/scheduler/NAME` (multistep history).
+Tensors of picture j: `j/latents` ([1, C, h, w], of a clip [1, F, C, h, w]), and, of the same shape
+where there are any, `j/noise`, `j/gradient` (extrapolation history) and `j/scheduler/NAME`
+(multistep history). `conditioning/NAME` [1, ...], the encoded prompt, comes along where the pair
+says that the edge has no text encoder.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import safetensors.torch
@@ -32,11 +34,11 @@ from ecdiff.errors import (
 from ecdiff.extrapolate import History
 from ecdiff.plan import Plan
 from ecdiff.request import Request
-from ecdiff.trajectory import Snapshot
+from ecdiff.trajectory import Conditioning, Snapshot
 from ecdiff.validate import parse, to_plain
 
 Kind = Literal["checkpoint", "handoff"]
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 64 * 2**20
 DTYPES = ("F32", "F16", "BF16")
 _MALFORMED = (  # what reading made-up JSON may raise
@@ -49,6 +51,8 @@ _MALFORMED = (  # what reading made-up JSON may raise
     RecursionError,
 )
 _NAME = re.compile(r"(\d{1,4})/(latents|noise|gradient|scheduler/[a-z0-9-]{1,32})")
+_CONDITIONING = re.compile(r"conditioning/([a-z0-9_]{1,32})")
+MAX_CONDITIONING = 16  # tensors
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,15 @@ class Payload:
     kind: Kind
     fingerprint: str
     snapshots: tuple[Snapshot, ...]
+    conditioning: Conditioning = field(default_factory=dict)  # empty: the edge has its own
 
 
 def pack(
-    kind: Kind, fingerprint: str, snapshots: Sequence[Snapshot], max_bytes: int = MAX_BYTES
+    kind: Kind,
+    fingerprint: str,
+    snapshots: Sequence[Snapshot],
+    max_bytes: int = MAX_BYTES,
+    conditioning: Conditioning | None = None,
 ) -> bytes:
     """Raises NonFiniteError or TooLargeError instead of sending what cannot be accepted."""
     if kind == "handoff":
@@ -73,6 +82,7 @@ def pack(
         "fingerprint": fingerprint,
         "step": first.step,
         "timestep": first.timestep,
+        "draws": first.draws,
         "plan": to_plain(first.plan),
         "request": to_plain(first.request),
         "prompt_sha256": first.request.prompt_sha256,
@@ -82,6 +92,8 @@ def pack(
         for j, s in enumerate(snapshots)
         for name, tensor in _tensors_of(s).items()
     }
+    for name, tensor in (conditioning or {}).items():
+        tensors[f"conditioning/{name}"] = tensor.detach().cpu().contiguous()
     for name, tensor in tensors.items():
         _check_finite(name, tensor)
     data = safetensors.torch.save(tensors, {"ecdiff": json.dumps(header)})
@@ -107,6 +119,7 @@ def unpack(data: bytes, fingerprint: str, max_bytes: int = MAX_BYTES) -> Payload
             f"this side has {fingerprint[:12]}: use the same --pair on both sides"
         )
     kind, step, timestep = header.get("kind"), header.get("step"), header.get("timestep")
+    draws = header.get("draws")
     if kind not in ("checkpoint", "handoff"):
         raise PayloadError(f"payload of kind {kind!r}: expected a checkpoint or a handoff")
     try:
@@ -120,12 +133,29 @@ def unpack(data: bytes, fingerprint: str, max_bytes: int = MAX_BYTES) -> Payload
         raise PayloadError(f"the payload stands at step {step!r} of a {plan.steps}-step plan")
     if timestep is not None and type(timestep) not in (int, float):
         raise PayloadError(f"the payload's timestep is {timestep!r}, not a number")
-    groups = _group(_load(data), len(request.seeds))
+    if type(draws) is not int or not 0 <= draws <= 2 * step:
+        raise PayloadError(f"the payload says that {draws!r} tensors of noise were drawn by {step}")
+    tensors = _load(data)
+    conditioning = _take_conditioning(tensors)
+    groups = _group(tensors, len(request.seeds))
     snapshots = tuple(
-        _snapshot(request, plan, seed, step, timestep, group)
+        replace(_snapshot(request, plan, seed, step, timestep, group), draws=draws)
         for seed, group in zip(request.seeds, groups, strict=True)
     )
-    return Payload(kind, fingerprint, snapshots)
+    return Payload(kind, fingerprint, snapshots, conditioning)
+
+
+def _take_conditioning(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the encoded prompt's tensors out of `tensors`, each [1, ...] and finite."""
+    names = [name for name in tensors if _CONDITIONING.fullmatch(name)]
+    if len(names) > MAX_CONDITIONING:
+        raise PayloadError(f"{len(names)} conditioning tensors: at most {MAX_CONDITIONING}")
+    taken = {name.removeprefix("conditioning/"): tensors.pop(name) for name in names}
+    for name, tensor in taken.items():
+        if not 2 <= tensor.ndim <= 4 or len(tensor) != 1:
+            raise PayloadError(f"conditioning {name} has shape {tuple(tensor.shape)}, not [1, ...]")
+        _check_finite(f"conditioning/{name}", tensor)
+    return taken
 
 
 def _tensors_of(s: Snapshot) -> dict[str, Tensor]:
@@ -182,11 +212,11 @@ def _load(data: bytes) -> dict[str, Tensor]:
 
 
 def _group(tensors: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """The tensors by picture, each checked: known name, one common 4-D shape, finite."""
+    """The tensors by picture, each checked: known name, one common shape, finite."""
     groups: list[dict[str, Tensor]] = [{} for _ in range(count)]
     shapes = {tuple(tensor.shape) for tensor in tensors.values()}
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 4 or shape[0] != 1:
-        raise PayloadError("the payload's tensors must all have one shape [1, C, h, w]")
+    if len(shapes) != 1 or len(shape := shapes.pop()) not in (4, 5) or shape[0] != 1:
+        raise PayloadError("the payload's tensors must all have one shape [1, (F,) C, h, w]")
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None or int(match[1]) >= count:

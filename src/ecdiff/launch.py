@@ -19,11 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
 from ecdiff import pairs
 from ecdiff.errors import InputError, ServeError
 from ecdiff.pairs import Pair
+from ecdiff.sources import NO_LIMIT, Memory
 
 if TYPE_CHECKING:
     import socket
@@ -45,6 +47,7 @@ def serve(
     device: str | None,
     dtype: str | None,
     stop_at_eof: bool = False,
+    memory: Memory = NO_LIMIT,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises ServeError, or what made the model fail to load."""
     servers: list[uvicorn.Server] = []  # none yet: nothing to wind down
@@ -61,10 +64,11 @@ def serve(
         from ecdiff.cloud.limits import Limits
         from ecdiff.cloud.server import bind, create_app, make_server
 
-        where, precision = pairs.place(device, dtype)
+        where, precision = pairs.place(device, dtype, pair)
+        memory.check(where.type)
         limits = Limits()
         with bind(host, port, token) as listener:
-            engine = Engine(pair, where, precision, limits)
+            engine = Engine(pair, where, precision, limits, memory)
             servers.append(make_server(create_app(engine, token), limits.payload))
             shown = f"[{host}]" if ":" in host else host
             _say(
@@ -153,7 +157,9 @@ class LocalServer:
 
 
 @contextmanager
-def local_server(pair: str, device: str | None, dtype: str | None) -> Iterator[LocalServer]:
+def local_server(
+    pair: str, device: str | None, dtype: str | None, memory: Memory = NO_LIMIT
+) -> Iterator[LocalServer]:
     """Start `ecdiff serve` on a free loopback port; on leaving, and whatever happens, stop it.
 
     A session of its own keeps the terminal's Ctrl-C from it, and a token keeps others out.
@@ -162,6 +168,7 @@ def local_server(pair: str, device: str | None, dtype: str | None) -> Iterator[L
     command = [sys.executable, "-P", "-m", "ecdiff", "serve", "--port=0", f"--pair={pair}"]
     command += [f"--device={device}"] if device else []
     command += [f"--dtype={dtype}"] if dtype else []
+    command += [f"--{n.replace('_', '-')}" for n, wanted in asdict(memory).items() if wanted]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [*command, "--stop-at-eof"],

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -25,6 +25,19 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pixels]
 
 
+def as_output(decoded: Tensor, output_type: str) -> Any:
+    """Pictures [B, 3, H, W] or clips [B, F, 3, H, W] in [0, 1], as diffusers gives them.
+
+    `pt` the tensor itself, `np` an array with the channels last, `pil` a list of images, or for
+    clips a list of lists of frames.
+    """
+    if output_type == "pt":
+        return decoded
+    if output_type == "np":
+        return decoded.movedim(-3, -1).cpu().numpy()
+    return [to_pil(clip) for clip in decoded] if decoded.ndim == 5 else to_pil(decoded)
+
+
 def to_png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "png")
@@ -38,18 +51,24 @@ def places(out: Path, count: int) -> list[Path]:
     """
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"cannot write {out}: end its name in {', '.join(FORMATS)}")
-    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}-{j}") for j in range(count)]
+    paths = numbered(out, count)
     for path in paths:
-        _check_writable(path)
+        check_writable(path)
     return paths
 
 
-def _check_writable(path: Path) -> None:
+def numbered(out: Path, count: int) -> list[Path]:
+    """`out` for one file, `NAME-0`, `NAME-1`, ... with its suffix for several."""
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{j}") for j in range(count)]
+
+
+def check_writable(path: Path) -> None:
+    """Raises InputError for a file that could not be written. Leaves nothing behind."""
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder, name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}, make it first")
-    probe = _beside(path)
+    probe = beside(path)
     try:
         probe.open("xb").close()
         probe.unlink()
@@ -60,7 +79,7 @@ def _check_writable(path: Path) -> None:
 def save(pictures: Sequence[Image.Image], paths: Sequence[Path]) -> None:
     """Write each picture whole or not at all, replacing what was there."""
     for picture, path in zip(pictures, paths, strict=True):
-        unfinished = _beside(path)
+        unfinished = beside(path)
         try:
             with unfinished.open("xb") as file:
                 picture.save(file, FORMATS[path.suffix.lower()])
@@ -70,6 +89,6 @@ def save(pictures: Sequence[Image.Image], paths: Sequence[Path]) -> None:
                 unfinished.unlink()
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name in the same folder, for a file that is not finished yet."""
     return path.with_name(f".{path.name}.{os.getpid()}.unfinished")

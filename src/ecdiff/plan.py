@@ -24,6 +24,7 @@ Site = Literal["cloud", "edge"]
 Method = Literal["ec-diff", "hybrid-sd", "cloud", "edge"]
 METHODS: tuple[Method, ...] = ("ec-diff", "hybrid-sd", "cloud", "edge")
 RULES = ("gradient", "reuse")
+SPACES = ("output", "epsilon")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Phase:
     """A run of consecutive steps on one site under one extrapolation rule.
 
     With `skip` 0 every step is evaluated and the other parameters mean nothing. Otherwise
-    `warmup` (p) steps are evaluated, then cycles of `skip` (k) extrapolated steps and one
-    evaluated step follow; `smoothing` (alpha) damps every gradient but the first (Eq. 6).
+    `warmup` (p) steps are evaluated, then cycles of `skip` (k) extrapolated steps and
+    `corrections` evaluated ones follow; `smoothing` (alpha) damps every gradient but the first
+    (Eq. 6).
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -44,6 +46,8 @@ class Phase:
     smoothing: float = 1.0
     rule: str = "gradient"
     guidance: float | None = None  # overrides the request's, for this phase only
+    space: str = "output"  # what is extrapolated: the network's output as it is, or its epsilon
+    corrections: int = 1  # the paper's method; its ablation corrects twice
 
     def __post_init__(self) -> None:
         if self.site not in ("cloud", "edge"):
@@ -52,10 +56,14 @@ class Phase:
             raise PlanError(f"a phase has at least 1 step, not {self.steps}: leave it out instead")
         if self.rule not in RULES:
             raise PlanError(f"no extrapolation rule {self.rule!r}: use one of {', '.join(RULES)}")
+        if self.space not in SPACES:
+            raise PlanError(f"no space {self.space!r}: use one of {', '.join(SPACES)}")
         if self.skip < 0:
             raise PlanError(f"skip (k) is {self.skip}: use 0 (evaluate every step) or more")
         if self.warmup < 0:
             raise PlanError(f"warm-up (p) is {self.warmup}: use 0 or more")
+        if self.corrections < 1:
+            raise PlanError(f"corrections are {self.corrections}: use at least 1 a cycle")
         if not 0.0 <= self.smoothing <= 1.0:
             raise PlanError(f"smoothing (alpha) is {self.smoothing:g}: it lies in 0..1")
         if self.guidance is not None and not 0.0 <= self.guidance < float("inf"):
@@ -73,7 +81,9 @@ class Phase:
 
     def evaluates(self, i: int) -> bool:
         """Whether step `i`, counted from the phase's first step, calls the network."""
-        return self.skip == 0 or i < self.warmup or (i + 1 - self.warmup) % (self.skip + 1) == 0
+        if self.skip == 0 or i < self.warmup:
+            return True
+        return (i - self.warmup) % (self.skip + self.corrections) >= self.skip
 
 
 @dataclass(frozen=True)
@@ -202,6 +212,8 @@ def split(
 @dataclass(frozen=True)
 class PlanDefaults:
     """A pair's EC-Diff parameters, stated for `steps` steps (the paper's Table 5 has T = 50)."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     warmup: int
     skip: int

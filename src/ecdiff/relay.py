@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,13 +19,22 @@ from itertools import islice
 from typing import ClassVar, Literal, TypeVar
 
 from ecdiff.errors import FingerprintError, InputError, PayloadError
-from ecdiff.handoff import MAX_BYTES, pack, unpack
+from ecdiff.handoff import MAX_BYTES, Payload, pack, unpack
 from ecdiff.plan import Plan
 from ecdiff.request import Request
-from ecdiff.trajectory import Family, Snapshot, StepEvent, can_resume, run_stretch, snapshot
+from ecdiff.trajectory import (
+    Family,
+    Snapshot,
+    StepEvent,
+    Trajectory,
+    can_resume,
+    run_stretch,
+    snapshot,
+)
 from ecdiff.validate import FORBID_UNKNOWN
 
 T = TypeVar("T")
+Conversion = Callable[[Trajectory, Snapshot], Snapshot]
 
 
 @dataclass(frozen=True)
@@ -73,19 +82,35 @@ Message = Accepted | Step | Done | Failed
 
 
 def run_job(
-    family: Family, fingerprint: str, job: Job, payload: bytes | None, max_bytes: int = MAX_BYTES
+    family: Family,
+    fingerprint: str,
+    job: Job,
+    payload: bytes | None,
+    max_bytes: int = MAX_BYTES,
+    conversion: Conversion | None = None,
+    send_conditioning: bool = False,
 ) -> Generator[StepEvent | bytes, None, None]:
     """The cloud's side of one job: encode, denoise one stretch, pack the handoff.
 
-    Yields one event a step, then the handoff's bytes.
+    `conversion` is the one to an edge model of another scale; `send_conditioning` is for an edge
+    that has no text encoder. Yields one event a step, then the handoff's bytes.
     Raises InputError or a PayloadError for a job that this model cannot run.
     """
-    states = None if payload is None else unpack_for(job, fingerprint, payload, max_bytes)
+    states = None
+    if payload is not None:
+        states = unpack_for(job, fingerprint, payload, max_bytes).snapshots
     check_job(job, fingerprint, states)
     conditioning = family.encode(job.request)
     trajectories = yield from run_stretch(family, job.request, job.plan, conditioning, states)
-    snapshots = [snapshot(family, t) for t in trajectories]
-    yield pack("handoff", fingerprint, snapshots, max_bytes)
+    snapshots = [leave(family, t, conversion) for t in trajectories]
+    sent = conditioning if send_conditioning else None
+    yield pack("handoff", fingerprint, snapshots, max_bytes, sent)
+
+
+def leave(family: Family, t: Trajectory, conversion: Conversion | None) -> Snapshot:
+    """The trajectory's state as the other site's model takes it over."""
+    state = snapshot(family, t)
+    return state if conversion is None else conversion(t, state)
 
 
 def check_job(job: Job, fingerprint: str, states: tuple[Snapshot, ...] | None = None) -> None:
@@ -100,14 +125,13 @@ def check_job(job: Job, fingerprint: str, states: tuple[Snapshot, ...] | None = 
         raise InputError(f"step {step} of plan {job.plan} is not the cloud's to run")
 
 
-def unpack_for(
-    job: Job, fingerprint: str, payload: bytes, max_bytes: int = MAX_BYTES
-) -> tuple[Snapshot, ...]:
-    """The payload's snapshots, checked to belong to this very request and plan.
+def unpack_for(job: Job, fingerprint: str, data: bytes, max_bytes: int = MAX_BYTES) -> Payload:
+    """The payload, checked to belong to this very request and plan.
 
     Raises a PayloadError.
     """
-    snapshots = unpack(payload, fingerprint, max_bytes).snapshots
+    payload = unpack(data, fingerprint, max_bytes)
+    snapshots = payload.snapshots
     if (snapshots[0].request, snapshots[0].plan) != (job.request, job.plan):
         raise PayloadError("the payload belongs to another request or plan than the job's")
     if not all(can_resume(s) for s in snapshots):
@@ -115,7 +139,7 @@ def unpack_for(
             f"the payload stands at step {snapshots[0].step}, among extrapolated steps, without "
             "their noise history: a handoff cannot go on there, a checkpoint can"
         )
-    return snapshots
+    return payload
 
 
 def model_thread() -> ThreadPoolExecutor:

@@ -1,4 +1,4 @@
-"""What a caller asks for: one prompt, one or more pictures."""
+"""What a caller asks for: one prompt, one or more pictures or clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import ClassVar
 from ecdiff.errors import InputError
 from ecdiff.validate import FORBID_UNKNOWN
 
-SCHEDULERS = ("ddim", "euler", "dpm++")
+SCHEDULERS = ("ddim", "euler", "dpm++", "lcm", "dpm")  # each family takes some of them
+HANDOFFS = ("renoise", "rescale", "paper")
 MAX_SEED = 2**63 - 1
 
 
@@ -28,6 +29,9 @@ class Request:
     seeds: tuple[int, ...]
     negative_prompt: str = ""
     scheduler: str = "ddim"
+    frames: int | None = None  # of a clip; None for a picture
+    handoff: str = "renoise"  # how latents cross to a model of another scale
+    dynamic_guidance: bool = False  # CogVideoX: guidance that grows from step to step
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -39,6 +43,10 @@ class Request:
             raise InputError(f"guidance is {self.guidance:g}: use a number >= 0 (1 turns it off)")
         if self.scheduler not in SCHEDULERS:
             raise InputError(f"no scheduler {self.scheduler!r}: use one of {', '.join(SCHEDULERS)}")
+        if self.handoff not in HANDOFFS:
+            raise InputError(f"no handoff {self.handoff!r}: use one of {', '.join(HANDOFFS)}")
+        if self.frames is not None and self.frames < 1:
+            raise InputError(f"frames is {self.frames}: use at least 1")
         if not self.seeds:
             raise InputError("no seed: ask for at least 1 picture")
         for seed in self.seeds:

@@ -1,7 +1,8 @@
 """The state of one generation, and the loop that moves it on.
 
 The same loop runs in the cloud, at the edge and in a script. It knows a model only through
-the five verbs of `Family`, and a scheduler only as something the family copies and steps.
+`Family`, and a scheduler only as something the family copies and steps. Latents are [1, C, h, w]
+for a picture and [1, F, C, h, w] for a clip of F latent frames; nothing here looks inside.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ Conditioning = Mapping[str, Tensor]
 
 @dataclass
 class Trajectory:
-    """One picture on its way. Owns everything that changes; two never share any of it."""
+    """One picture or clip on its way. Owns everything that changes; two never share any of it."""
 
     request: Request  # set once
     plan: Plan  # set once
     seed: int  # set once: of the first latents
     conditioning: Conditioning  # set once, shared, never written to
     scheduler: Any  # its own copy; its cursor and multistep history change every step
-    latents: Tensor  # [1, C, h, w], changes every step
+    latents: Tensor  # [1, ...], changes every step
     step: int  # the next step to do, changes every step
     history: History = field(default_factory=History)  # changes every step, emptied at a phase
+    generator: torch.Generator | None = None  # its own, on the CPU, where the scheduler draws noise
+    draws: int = 0  # tensors drawn from it after the first latents, changes every step
+    parting: tuple[Tensor, Tensor] | None = None  # (x0, epsilon) of the step before a handoff
 
     @property
     def finished(self) -> bool:
@@ -61,13 +65,14 @@ class Snapshot:
     seed: int
     step: int
     timestep: float | None  # of `step`, None at the end: both sides must agree on it
-    latents: Tensor  # [1, C, h, w]
+    latents: Tensor  # [1, ...]
     history: History = field(default_factory=History)
     scheduler: Mapping[str, Tensor] = field(default_factory=dict)  # multistep history, by name
+    draws: int = 0  # tensors that a stochastic scheduler has drawn after the first latents
 
 
 class Family(Protocol):
-    """The five verbs of a model family, and what its scheduler must hand on. Holds no state."""
+    """The five verbs of a model family, and what its schedulers must tell. Holds no state."""
 
     def encode(self, request: Request) -> Conditioning:
         """Text to tensors, one row each."""
@@ -85,19 +90,30 @@ class Family(Protocol):
         ...
 
     def predict(self, trajectories: Sequence[Trajectory]) -> Tensor:
-        """Guided noise [B, C, h, w] in one network call; members may stand at any timestep."""
+        """The network's guided output [B, ...] in one call; members may stand at any timestep.
+
+        It is epsilon or v, as the model predicts; this project calls it the noise.
+        """
         ...
 
     def step(self, trajectory: Trajectory, noise: Tensor) -> None:
-        """One scheduler update of `latents` with `noise` [1, C, h, w], in place."""
+        """One scheduler update of `latents` with `noise` [1, ...], in place."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] to pictures [B, 3, H, W] in [0, 1]."""
+        """Latents [B, ...] to pictures [B, 3, H, W] or clips [B, F, 3, H, W] in [0, 1]."""
         ...
 
     def scheduler_state(self, trajectory: Trajectory) -> dict[str, Tensor]:
         """The scheduler's multistep history, by name; empty for single-step schedulers."""
+        ...
+
+    def estimate(self, trajectory: Trajectory, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, epsilon) that the network's output at this step stands for."""
+        ...
+
+    def output_for(self, trajectory: Trajectory, eps: Tensor) -> Tensor:
+        """The network's output that stands for `eps` at this step."""
         ...
 
 
@@ -123,7 +139,12 @@ def advance(family: Family, trajectories: Sequence[Trajectory]) -> list[StepEven
     events = []
     for t, (phase, i) in zip(trajectories, places, strict=True):
         is_due = phase.evaluates(i)
-        noise = _observe(t, next(evaluated), i, phase) if is_due else _extrapolate(t, phase)
+        if is_due:
+            noise = _observe(family, t, next(evaluated), i, phase)
+        else:
+            noise = _extrapolate(family, t, phase)
+        if i + 1 == phase.steps and t.step + 1 < t.plan.steps:
+            t.parting = family.estimate(t, noise)
         family.step(t, noise)
         events.append(StepEvent(t.step, t.plan.steps, float(t.timestep), phase.site, is_due))
         t.step += 1
@@ -132,15 +153,16 @@ def advance(family: Family, trajectories: Sequence[Trajectory]) -> list[StepEven
     return events
 
 
-def _observe(t: Trajectory, noise: Tensor, i: int, phase: Phase) -> Tensor:
+def _observe(family: Family, t: Trajectory, noise: Tensor, i: int, phase: Phase) -> Tensor:
     if phase.skip:
-        t.history = RULES[phase.rule].observe(t.history, noise, i, phase)
+        seen = noise if phase.space == "output" else family.estimate(t, noise)[1]
+        t.history = RULES[phase.rule].observe(t.history, seen, i, phase)
     return noise
 
 
-def _extrapolate(t: Trajectory, phase: Phase) -> Tensor:
+def _extrapolate(family: Family, t: Trajectory, phase: Phase) -> Tensor:
     noise, t.history = RULES[phase.rule].extrapolate(t.history)
-    return noise
+    return noise if phase.space == "output" else family.output_for(t, noise)
 
 
 def denoise(family: Family, trajectories: Sequence[Trajectory], until: int) -> Iterator[StepEvent]:
@@ -196,4 +218,5 @@ def snapshot(family: Family, trajectory: Trajectory) -> Snapshot:
         trajectory.latents,
         trajectory.history,
         family.scheduler_state(trajectory),
+        trajectory.draws,
     )

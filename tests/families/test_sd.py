@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
 )
 from torch import Tensor
@@ -19,17 +20,21 @@ from torch import Tensor
 from ecdiff import pairs
 from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.families import sd
+from ecdiff.families.loading import Loader
 from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import pack, unpack
 from ecdiff.plan import Phase, Plan, cloud_only, edge_only, split
-from ecdiff.request import SCHEDULERS, Request
+from ecdiff.request import Request
+from ecdiff.sources import Side, Source
 from ecdiff.trajectory import Snapshot, Trajectory, advance, denoise, snapshot
 
 PLAIN = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpm++": DPMSolverMultistepScheduler,
+    "lcm": LCMScheduler,
 }
+SCHEDULERS = tuple(PLAIN)
 PRINT = "f" * 64
 Generate = Callable[..., tuple[Tensor, Tensor]]
 
@@ -138,7 +143,8 @@ def whole_state(model: StableDiffusion, t: Trajectory) -> dict[str, Any]:
     tensors |= {f"output {j}": x for j, x in enumerate(getattr(t.scheduler, "model_outputs", []))}
     cursor = getattr(t.scheduler, "step_index", t.step)
     order = min(getattr(t.scheduler, "lower_order_nums", 0), 1)  # 2M asks whether there is one
-    return tensors | {"step": t.step, "cursor": cursor, "order": order, "seed": t.seed}
+    counts = {"step": t.step, "cursor": cursor, "order": order, "seed": t.seed, "draws": t.draws}
+    return tensors | counts
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -418,8 +424,9 @@ def test_a_missing_part_is_named(missing: str, pair_folder: Path, tmp_path: Path
     for part in (pair_folder / "cloud").iterdir():
         if part.name != missing:
             (tmp_path / part.name).symlink_to(part)
+    loader = Loader(Side(Source(str(tmp_path))), torch.device("cpu"), torch.float32)
     with pytest.raises(PairError, match=missing):
-        sd.load(str(tmp_path), None, torch.device("cpu"), torch.float32)
+        sd.load(loader, frozenset({"text", "vae"}))
 
 
 def test_an_edge_only_plan_is_the_edge_model_alone(

@@ -77,7 +77,7 @@ def run(
         for _ in range(rounds):
             for name, side in sides.items():
                 times[name].append(_seconds(side, where))
-    _report(chosen.name, {name: median(values) for name, values in times.items()}, calls, rounds)
+    _report(chosen.name, times, calls)
 
 
 def _forwards(
@@ -110,16 +110,19 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _report(pair: str, medians: dict[str, float], calls: dict[str, int], rounds: int) -> None:
-    total = sum(medians[name] for name in calls)
-    overhead = medians["whole"] / total - 1
-    table = Table(title=f"one EC-Diff generation of {pair}, median of {rounds}")
+def _report(pair: str, times: dict[str, list[float]], calls: dict[str, int]) -> None:
+    """The overhead is the median over the rounds of whole / sum - 1: both sides of a round meet
+    the same machine, busy or not."""
+    sums = [sum(parts) for parts in zip(*(times[name] for name in calls), strict=True)]
+    overhead = median(whole / total - 1 for whole, total in zip(times["whole"], sums, strict=True))
+    medians = {name: median(values) for name, values in times.items()}
+    table = Table(title=f"one EC-Diff generation of {pair}, median of {len(sums)}")
     for heading in ("part", "calls", "ms"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     for name, count in calls.items():
         table.add_row(name, str(count), f"{medians[name] * 1e3:.1f}")
-    table.add_row("sum of forwards", "", f"{total * 1e3:.1f}")
+    table.add_row("sum of forwards", "", f"{median(sums) * 1e3:.1f}")
     table.add_row("whole generation", "", f"{medians['whole'] * 1e3:.1f}")
     Console().print(table)
     seconds = {name: round(value, 5) for name, value in medians.items()}
-    print(json.dumps({"overhead": round(overhead, 4), "rounds": rounds, "seconds": seconds}))
+    print(json.dumps({"overhead": round(overhead, 4), "rounds": len(sums), "seconds": seconds}))

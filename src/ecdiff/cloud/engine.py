@@ -17,9 +17,10 @@ from ecdiff.errors import EcdiffError
 from ecdiff.pairs import Pair
 from ecdiff.pictures import to_pil
 from ecdiff.plan import Site, cloud_only
-from ecdiff.relay import Job, in_thread, model_thread, run_job
+from ecdiff.relay import Job, in_thread, leave, model_thread, run_job
 from ecdiff.request import Request
-from ecdiff.trajectory import Family, StepEvent, run_stretch, snapshot
+from ecdiff.sources import NO_LIMIT, Memory
+from ecdiff.trajectory import Family, StepEvent, run_stretch
 
 T = TypeVar("T")
 QUEUE_NOTICE = 10.0  # seconds between two words to a job that waits: silence is a lost link
@@ -37,9 +38,18 @@ class Engine:
     see a disconnect, and closing a job stops it after the step at hand.
     """
 
-    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype, limits: Limits):
+    def __init__(
+        self,
+        pair: Pair,
+        device: torch.device,
+        dtype: torch.dtype,
+        limits: Limits,
+        memory: Memory = NO_LIMIT,
+    ) -> None:
         self.pair = pair
         self.fingerprint = pairs.fingerprint(pair)
+        self._conversion = pairs.conversion(pair, "cloud")
+        self._memory = memory
         self.limits = limits
         self.ready = False  # a model has generated
         self.failure: Exception | None = None  # why none ever will
@@ -59,28 +69,41 @@ class Engine:
             self.failure = error
 
     def _generate_once(self) -> Generator[StepEvent | bytes, None, None]:
-        request = Request("a test", self.pair.height, self.pair.width, 2.0, seeds=(0,))
+        pair = self.pair
+        request = Request("a test", pair.height, pair.width, 2.0, seeds=(0,), frames=pair.frames)
         job = Job(request, cloud_only(1), self.fingerprint)
         yield from self.relay(job, None)
 
     def _family(self, site: Site) -> Family:
         if site not in self._families:
-            self._families[site] = pairs.load(self.pair, site, self._device, self._dtype)
+            self._families[site] = pairs.load(
+                self.pair, site, self._device, self._dtype, self._memory
+            )
         return self._families[site]
 
     def relay(self, job: Job, payload: bytes | None) -> Generator[StepEvent | bytes, None, None]:
         """The cloud's stretch of a job; for `run`."""
-        family, limit = self._family("cloud"), self.limits.payload
-        yield from run_job(family, self.fingerprint, job, payload, limit)
+        yield from run_job(
+            self._family("cloud"),
+            self.fingerprint,
+            job,
+            payload,
+            self.limits.payload,
+            self._conversion,
+            send_conditioning=self.pair.embeddings == "cloud",
+        )
 
     def generate(self, job: Job) -> Generator[StepEvent | list[Image], None, None]:
         """The whole plan on this server, then its pictures; for `run`."""
         request, plan, states = job.request, job.plan, None
-        for site, _, _ in plan.stretches():
+        for site, _, end in plan.stretches():
             family = self._family(site)
-            conditioning = family.encode(request)
+            encoder = self._family("cloud") if self.pair.embeddings == "cloud" else family
+            conditioning = encoder.encode(request)
             trajectories = yield from run_stretch(family, request, plan, conditioning, states)
-            states = [snapshot(family, t) for t in trajectories]
+            if end < plan.steps:
+                crossing = pairs.conversion(self.pair, site)
+                states = [leave(family, t, crossing) for t in trajectories]
         yield to_pil(family.decode(torch.cat([t.latents for t in trajectories])))
 
     @asynccontextmanager

@@ -73,6 +73,10 @@ async def _pictures(engine: Engine, job: Job) -> list[Image]:
 def _job(engine: Engine, body: ImageRequest) -> Job:
     """Raises InputError or PlanError."""
     pair = engine.pair
+    if pair.frames is not None:
+        raise InputError(
+            f"pair {pair.name} draws clips and this is the image API: use `ecdiff generate`"
+        )
     if body.stream:
         raise InputError("stream: this server does not stream pictures yet, leave it out")
     if body.model not in (None, pair.name):

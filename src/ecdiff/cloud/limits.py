@@ -13,7 +13,8 @@ from ecdiff.relay import Job
 class Limits:
     steps: int = 1000
     pixels: int = 2048 * 2048  # of one picture
-    pictures: int = 16  # of one request
+    frames: int = 81  # of one clip
+    pictures: int = 16  # of one request, or clips
     prompt: int = 4000  # characters
     queue: int = 64  # jobs waiting
     payload: int = MAX_BYTES  # bytes of one message
@@ -24,6 +25,7 @@ class Limits:
         sizes = {
             "steps": (job.plan.steps, self.steps),
             "pixels": (r.height * r.width, self.pixels),
+            "frames": (r.frames or 1, self.frames),
             "pictures": (len(r.seeds), self.pictures),
             "prompt characters": (len(r.prompt) + len(r.negative_prompt), self.prompt),
         }

@@ -25,7 +25,17 @@ from ecdiff.errors import (
     UnreachableError,
 )
 from ecdiff.handoff import MAX_BYTES
-from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step, in_thread, run_job
+from ecdiff.relay import (
+    Accepted,
+    Conversion,
+    Done,
+    Failed,
+    Job,
+    Message,
+    Step,
+    in_thread,
+    run_job,
+)
 from ecdiff.trajectory import Family
 from ecdiff.validate import parse, to_plain
 
@@ -52,8 +62,17 @@ class Transport(Protocol):
 class InProcess:
     """The cloud in this process, on the edge's model thread. `load` is called when first needed."""
 
-    def __init__(self, load: Callable[[], Family], fingerprint: str, executor: Executor) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Family],
+        fingerprint: str,
+        executor: Executor,
+        conversion: Conversion | None = None,
+        send_conditioning: bool = False,
+    ) -> None:
+        """The last two as in `run_job`."""
         self._load, self._fingerprint = load, fingerprint
+        self._conversion, self._send_conditioning = conversion, send_conditioning
         self._family: Family | None = None
         self._executor = executor
 
@@ -62,7 +81,14 @@ class InProcess:
             loop = asyncio.get_running_loop()
             self._family = await loop.run_in_executor(self._executor, self._load)
         began = time.perf_counter()
-        work = run_job(self._family, self._fingerprint, job, payload)
+        work = run_job(
+            self._family,
+            self._fingerprint,
+            job,
+            payload,
+            conversion=self._conversion,
+            send_conditioning=self._send_conditioning,
+        )
         async with in_thread(self._executor, work) as events:
             async for event in events:
                 if isinstance(event, bytes):

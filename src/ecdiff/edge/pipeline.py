@@ -18,19 +18,19 @@ from torch import Tensor
 from ecdiff import pairs
 from ecdiff.edge.client import InProcess, Network, Relayed, Transport
 from ecdiff.errors import InputError, PayloadError
-from ecdiff.handoff import pack
+from ecdiff.handoff import Payload, pack
 from ecdiff.pairs import Pair
-from ecdiff.pictures import to_pil
+from ecdiff.pictures import as_output
 from ecdiff.plan import Plan, Site, plan_for
-from ecdiff.relay import Job, in_thread, model_thread, unpack_for
+from ecdiff.relay import Job, in_thread, leave, model_thread, unpack_for
 from ecdiff.request import Request
+from ecdiff.sources import Memory
 from ecdiff.trajectory import (
     Conditioning,
     Family,
     Snapshot,
     StepEvent,
     run_stretch,
-    snapshot,
 )
 
 T = TypeVar("T")
@@ -76,6 +76,8 @@ class Receipt:
             "scheduler": self.request.scheduler,
             "guidance": self.request.guidance,
             "size": f"{self.request.width}x{self.request.height}",
+            "frames": self.request.frames,
+            "handoff": self.request.handoff,
             "seed": self.request.seeds[0],
             "prompt": self.request.prompt,
             "negative_prompt": self.request.negative_prompt,
@@ -121,6 +123,7 @@ class EdgeCloudPipeline:
         self.pair = pair
         self.fingerprint = pairs.fingerprint(pair)
         self._edge, self._transport = edge, transport
+        self._conversion = pairs.conversion(pair, "edge")
         self._executor = executor or model_thread()
 
     @classmethod
@@ -134,22 +137,33 @@ class EdgeCloudPipeline:
         dtype: str | None = None,
         connect_timeout: float = 10.0,
         read_timeout: float = 60.0,
+        offload: bool = False,
+        vae_tiling: bool = False,
+        vae_slicing: bool = False,
     ) -> EdgeCloudPipeline:
-        """Load the edge model of a pair (a name, or a folder with `cloud/` and `edge/`).
+        """Load the edge model of a pair: a name, a TOML file, or a folder with `cloud/`, `edge/`.
 
         `cloud` is the server's address (`ws://HOST:PORT`); None runs the cloud model in this
-        process too. Raises InputError, PairError.
+        process too. `offload` keeps on the GPU only the part that works. Raises InputError,
+        PairError.
         """
         chosen = pairs.resolve(pair) if isinstance(pair, str) else pair
-        where, precision = pairs.place(device, dtype)
+        where, precision = pairs.place(device, dtype, chosen)
+        memory = Memory(offload, vae_tiling, vae_slicing)
         executor = model_thread()
 
         def load(site: Site) -> Family:
-            return pairs.load(chosen, site, where, precision)
+            return pairs.load(chosen, site, where, precision, memory)
 
         transport: Transport
         if cloud is None:
-            transport = InProcess(lambda: load("cloud"), pairs.fingerprint(chosen), executor)
+            transport = InProcess(
+                lambda: load("cloud"),
+                pairs.fingerprint(chosen),
+                executor,
+                pairs.conversion(chosen, "cloud"),
+                send_conditioning=chosen.embeddings == "cloud",
+            )
         else:
             transport = Network(cloud, token, connect_timeout, read_timeout)
         return cls(chosen, executor.submit(load, "edge").result(), transport, executor)
@@ -168,6 +182,7 @@ class EdgeCloudPipeline:
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
+        num_frames: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -179,13 +194,16 @@ class EdgeCloudPipeline:
         skip: int | None = None,
         smoothing: float | None = None,
         handoff_step: int | None = None,
+        handoff: str = "renoise",
+        use_dynamic_cfg: bool = False,
     ) -> Result:
-        """Generate pictures of one prompt. Sizes in pixels; defaults are the pair's.
+        """Generate pictures or clips of one prompt. Sizes in pixels; defaults are the pair's.
 
         Picture j has seed `seed + j`. `warmup` (p), `skip` (k), `smoothing` (alpha) and
         `handoff_step` (s) change the method's plan; `plan` replaces it. After each step, in the
         cloud or here, `callback_on_step_end(pipeline, step, timestep, {"site", "evaluated"})`
-        is called; an exception from it cancels the generation.
+        is called; an exception from it cancels the generation. `handoff` says how latents cross
+        to an edge model of another scale: `renoise`, `rescale` or `paper`.
 
         Raises InputError, LinkError, PayloadError.
         """
@@ -206,6 +224,9 @@ class EdgeCloudPipeline:
             _seeds(seed, generator, num_images_per_prompt),
             negative_prompt or "",
             scheduler,
+            self.pair.frames if num_frames is None else num_frames,
+            handoff,
+            use_dynamic_cfg,
         )
 
         def on_step(event: StepEvent) -> object:
@@ -224,39 +245,40 @@ class EdgeCloudPipeline:
         began = time.perf_counter()
         encoding = asyncio.ensure_future(self._encode(call))  # while the cloud is at work
         try:
-            states: tuple[Snapshot, ...] | None = None
+            taken = Payload("handoff", self.fingerprint, ())  # what the next stretch begins from
             for site, _, end in call.plan.stretches():
                 if site == "cloud":
-                    states = await self._cloud_stretch(call, states, end)
+                    taken = await self._cloud_stretch(call, taken, end)
                 else:
-                    states = await self._edge_stretch(call, await encoding, states)
+                    conditioning = taken.conditioning or await encoding
+                    taken = await self._edge_stretch(call, conditioning, taken, end)
         finally:
             encoding.cancel()
             await asyncio.gather(encoding, return_exceptions=True)
-        assert states is not None
-        images = await self._finish(call, torch.cat([s.latents for s in states]), output_type)
+        latents = torch.cat([s.latents for s in taken.snapshots])
+        images = await self._finish(call, latents, output_type)
         call.seconds.total = time.perf_counter() - began
         return images
 
     async def _encode(self, call: _Call) -> Conditioning:
-        if call.plan.handoff_step == call.plan.steps:
-            return {}  # no edge step will ask for it
+        first = call.plan.handoff_step
+        if first == call.plan.steps or (first > 0 and self.pair.embeddings == "cloud"):
+            return {}  # no edge step will ask for it, or the cloud sends it
         began = time.perf_counter()
         conditioning = await self._in_model_thread(lambda: self._edge.encode(call.request))
         call.seconds.encode = time.perf_counter() - began
         return conditioning
 
-    async def _cloud_stretch(
-        self, call: _Call, states: tuple[Snapshot, ...] | None, end: int
-    ) -> tuple[Snapshot, ...]:
+    async def _cloud_stretch(self, call: _Call, taken: Payload, end: int) -> Payload:
         """Raises PayloadError for an answer that is not this stretch's end."""
         began = time.perf_counter()
-        job = Job(call.request, call.plan, self.fingerprint, resume=states is not None)
-        payload = None if states is None else pack("handoff", self.fingerprint, states)
+        states, given = taken.snapshots, None
+        job = Job(call.request, call.plan, self.fingerprint, resume=bool(states))
+        payload = pack("handoff", self.fingerprint, states) if states else None
         async with aclosing(self._transport.relay(job, payload)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Relayed):
-                    states = await self._in_model_thread(partial(self._accept, job, event.payload))
+                    given = await self._in_model_thread(partial(self._accept, job, event.payload))
                     call.seconds.cloud += event.seconds
                     call.bytes.sent += event.sent
                     call.bytes.received += event.received
@@ -267,49 +289,46 @@ class EdgeCloudPipeline:
                             event.step, call.plan.steps, event.timestep, "cloud", event.evaluated
                         )
                     )
-        if states is None or states[0].step != end:
+        if given is None or given.snapshots[0].step != end:
             raise PayloadError(f"the cloud did not hand over at step {end} as the plan says")
-        return states
+        if end < call.plan.steps and self.pair.embeddings == "cloud" and not given.conditioning:
+            raise PayloadError("the cloud did not send the encoded prompt: this pair needs it")
+        return given
 
-    def _accept(self, job: Job, payload: bytes) -> tuple[Snapshot, ...]:
+    def _accept(self, job: Job, data: bytes) -> Payload:
         """Raises PayloadError or PairError for a payload that the edge cannot go on from."""
-        states = unpack_for(job, self.fingerprint, payload)
-        for state in states:
+        payload = unpack_for(job, self.fingerprint, data)
+        for state in payload.snapshots:
             self._edge.begin(job.request, job.plan, state.seed, {}, state)
-        return states
+        return payload
 
     async def _edge_stretch(
-        self, call: _Call, conditioning: Conditioning, states: tuple[Snapshot, ...] | None
-    ) -> tuple[Snapshot, ...]:
+        self, call: _Call, conditioning: Conditioning, taken: Payload, end: int
+    ) -> Payload:
         began = time.perf_counter()
         finished: list[Snapshot] = []
+        conversion = self._conversion if end < call.plan.steps else None  # the cloud goes on
 
         def work() -> Generator[StepEvent, None, None]:
             trajectories = yield from run_stretch(
-                self._edge, call.request, call.plan, conditioning, states
+                self._edge, call.request, call.plan, conditioning, taken.snapshots or None
             )
-            finished.extend(snapshot(self._edge, t) for t in trajectories)
+            finished.extend(leave(self._edge, t, conversion) for t in trajectories)
 
         async with in_thread(self._executor, work()) as events:
             async for event in events:
                 call.on_step(event)
         call.seconds.edge += time.perf_counter() - began
-        return tuple(finished)
+        return Payload("handoff", self.fingerprint, tuple(finished))
 
     async def _finish(self, call: _Call, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
 
-        def decode() -> Any:
-            pictures = self._edge.decode(latents)
-            if output_type == "pt":
-                return pictures
-            if output_type == "np":
-                return pictures.permute(0, 2, 3, 1).cpu().numpy()
-            return to_pil(pictures)
-
         began = time.perf_counter()
-        images = await self._in_model_thread(decode)
+        images = await self._in_model_thread(
+            lambda: as_output(self._edge.decode(latents), output_type)
+        )
         call.seconds.decode = time.perf_counter() - began
         return images
 

@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
-from transformers.utils import logging
 
-from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
-from ecdiff.extrapolate import History
-from ecdiff.families.schedulers import make_scheduler, place_at, state_of
-from ecdiff.plan import Plan
+from ecdiff.errors import InputError, NonFiniteError
+from ecdiff.families.base import LatentFamily, Row
+from ecdiff.families.loading import Loader, check_vocabulary, quiet_transformers
 from ecdiff.request import Request
-from ecdiff.trajectory import Conditioning, Snapshot, Trajectory
+from ecdiff.trajectory import Conditioning, Trajectory
 
 
 @dataclass(frozen=True)
-class StableDiffusion:
-    """A loaded model. Nothing in it changes while it generates."""
+class StableDiffusion(LatentFamily):
+    """A U-Net of pictures; `network` is a UNet2DConditionModel."""
 
-    unet: Any  # UNet2DConditionModel
-    text_encoder: Any  # CLIPTextModel
     tokenizer: Any  # CLIPTokenizer
-    vae: Any  # AutoencoderKL or AutoencoderTiny
-    scheduler_config: dict[str, Any]
-    _schedulers: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False)
+    load_text_encoder: Callable[[], Any]  # CLIPTextModel
+    load_vae: Callable[[], Any]  # AutoencoderKL or AutoencoderTiny
+    vae_factor: int  # pixels per latent, along one side
 
     @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.unet.parameters()).device  # unet.device looks at them all
-        return device
+    def unet(self) -> Any:
+        return self.network
 
     @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.unet.parameters()).dtype
-        return dtype
+    def text_encoder(self) -> Any:
+        return self.load_text_encoder()
 
     @property
-    def vae_factor(self) -> int:
-        """Pixels per latent, along one side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+    def vae(self) -> Any:
+        return self.load_vae()
 
     @property
     def latent_channels(self) -> int:
         return int(self.unet.config.in_channels)
 
     def latent_shape(self, request: Request) -> tuple[int, int, int, int]:
-        """[1, C, h, w]. Raises InputError for a size the VAE or the U-Net cannot halve."""
+        """[1, C, h, w]. Raises InputError for a clip, or a size the VAE or U-Net cannot halve."""
+        if request.frames is not None:
+            raise InputError(f"frames is {request.frames}: this model draws pictures, leave it out")
         levels = 2 ** (len(self.unet.config.block_out_channels) - 1)
         for name, pixels in (("height", request.height), ("width", request.width)):
             if pixels % self.vae_factor or pixels < self.vae_factor * levels:
@@ -72,97 +64,26 @@ class StableDiffusion:
         }
 
     def _embed(self, text: str) -> Tensor:
-        tokens = self.tokenizer(
-            text,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenize(self.tokenizer, text)
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = tokens.attention_mask.to(self.device)
         embeds: Tensor = self.text_encoder(tokens.input_ids.to(self.device), mask)[0]
         return embeds.to(self.dtype)
 
-    def begin(
-        self,
-        request: Request,
-        plan: Plan,
-        seed: int,
-        conditioning: Conditioning,
-        state: Snapshot | None = None,
-    ) -> Trajectory:
-        """Draw the first latents on the CPU as diffusers does, or go on from `state`.
+    def guides(self, trajectory: Trajectory) -> bool:
+        """Never for a U-Net that takes the guidance as an input (LCM)."""
+        return trajectory.guidance > 1 and not self.unet.config.time_cond_proj_dim
 
-        Raises InputError for a size this model cannot draw; PayloadError or PairError for a
-        state that is not this model's.
-        """
-        shape = self.latent_shape(request)
-        scheduler = self._scheduler(request.scheduler, plan.steps)
-        if state is None:
-            place_at(scheduler, plan.start, {}, self.device)
-            generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(shape, generator=generator, dtype=self.dtype).to(self.device)
-            latents = noise * scheduler.init_noise_sigma
-            return Trajectory(request, plan, seed, conditioning, scheduler, latents, plan.start)
-        if tuple(state.latents.shape) != shape:
-            raise PayloadError(
-                f"latents of shape {tuple(state.latents.shape)}: a {request.width}x"
-                f"{request.height} picture of this model has {shape}"
-            )
-        own = float(scheduler.timesteps[state.step]) if state.step < plan.steps else None
-        if own != state.timestep:
-            raise PairError(
-                f"step {state.step} is timestep {state.timestep} there and {own} here: "
-                "the two sides' schedulers differ"
-            )
-        place_at(scheduler, state.step, state.scheduler, self.device)
-        latents = state.latents.to(self.device)
-        history = History(*(t if t is None else t.to(self.device) for t in state.history))
-        return Trajectory(
-            request, plan, seed, conditioning, scheduler, latents, state.step, history
-        )
-
-    def _scheduler(self, name: str, steps: int) -> Any:
-        """A copy for one trajectory: schedulers keep a hidden cursor."""
-        key = (name, steps)
-        if key not in self._schedulers:
-            self._schedulers[key] = make_scheduler(name, self.scheduler_config, steps)
-        return copy.deepcopy(self._schedulers[key])
-
-    @torch.no_grad()
-    def predict(self, trajectories: Sequence[Trajectory]) -> Tensor:
-        """Guided noise [B, C, h, w]: eps_u + g (eps_c - eps_u), or eps_c alone where g <= 1.
-
-        One network call, whose rows are the unconditional ones, then the conditional ones.
-        Raises InputError when the members' sizes differ.
-        """
-        if len({t.latents.shape for t in trajectories}) != 1:
-            raise InputError("one network call takes trajectories of one size")
-        guided = [t for t in trajectories if t.guidance > 1]
-        rows = [*guided, *trajectories]
-        texts = [t.conditioning["negative"] for t in guided]
-        texts += [t.conditioning["prompt"] for t in trajectories]
-        inputs = [t.scheduler.scale_model_input(t.latents, t.timestep) for t in rows]
+    def call(self, latents: Tensor, timesteps: Tensor, rows: Sequence[Row]) -> Tensor:
         noise: Tensor = self.unet(
-            torch.cat(inputs).to(self.dtype),
-            torch.stack([t.timestep.float() for t in rows]).to(self.device),
-            encoder_hidden_states=torch.cat(texts),
+            latents,
+            timesteps,
+            encoder_hidden_states=torch.cat([r.embedding() for r in rows]),
+            timestep_cond=guidance_embedding(self.unet, rows),
             return_dict=False,
         )[0]
-        unconditional = iter(torch.split(noise[: len(guided)], 1))
-        out = []
-        for t, eps in zip(trajectories, torch.split(noise[len(guided) :], 1), strict=True):
-            if t.guidance > 1:
-                eps_u = next(unconditional)
-                eps = eps_u + t.guidance * (eps - eps_u)
-            out.append(eps)
-        return torch.cat(out)
-
-    def step(self, trajectory: Trajectory, noise: Tensor) -> None:
-        t = trajectory
-        t.latents = t.scheduler.step(noise, t.timestep, t.latents, return_dict=False)[0]
+        return noise
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -170,67 +91,80 @@ class StableDiffusion:
 
         Raises NonFiniteError when the VAE overflows (float16 on some models).
         """
-        weight = next(self.vae.parameters())
-        scaled = latents.to(weight.device, weight.dtype) / self.vae.config.scaling_factor
-        pictures: Tensor = self.vae.decode(scaled, return_dict=False)[0].float()
-        if not pictures.isfinite().all():
-            raise NonFiniteError(
-                f"the VAE produced NaN or infinity in {weight.dtype}: load the pair in float32"
-            )
-        return (pictures / 2 + 0.5).clamp(0, 1)
-
-    def scheduler_state(self, trajectory: Trajectory) -> dict[str, Tensor]:
-        return state_of(trajectory.scheduler)
+        return decode_pictures(self.vae, latents.to(self.device))
 
 
-def load(model: str, unet: str | None, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """Load from a `StableDiffusionPipeline` folder or hub id.
+def tokenize(tokenizer: Any, text: str) -> Any:
+    """Padded and cut to the tokenizer's own length: `input_ids` and `attention_mask` [1, L]."""
+    return tokenizer(
+        text,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
 
-    `unet` names a folder with a `unet/` to take in place of the model's own.
+
+def guidance_embedding(unet: Any, rows: Sequence[Row]) -> Tensor | None:
+    """The guidance as an input [R, D] for a U-Net distilled to take it (LCM), else None.
+
+    Sine and cosine features of 1000 (g - 1), as timesteps have them.
+    """
+    width = unet.config.time_cond_proj_dim
+    if not width:
+        return None
+    w = torch.tensor([1000.0 * (row.trajectory.guidance - 1) for row in rows])
+    half = width // 2
+    rates = torch.exp(torch.arange(half) * (-torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angles = w[:, None] * rates
+    features = torch.cat([angles.sin(), angles.cos(), torch.zeros(len(w), width % 2)], 1)
+    weight = next(unet.parameters())
+    return features.to(rows[0].trajectory.latents.device, weight.dtype)
+
+
+def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] to pictures [B, 3, H, W] in [0, 1], float32. Raises NonFiniteError."""
+    config, dtype = vae.config, next(vae.parameters()).dtype
+    scaled = latents.to(dtype) / config.scaling_factor
+    if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
+        mean, std = (
+            torch.tensor(values, device=latents.device, dtype=dtype).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        scaled = scaled * std + mean
+    pictures: Tensor = vae.decode(scaled, return_dict=False)[0].float()
+    if not pictures.isfinite().all():
+        raise NonFiniteError(
+            f"the VAE produced NaN or infinity in {dtype}: load the pair in float32"
+        )
+    return (pictures / 2 + 0.5).clamp(0, 1)
+
+
+def vae_factor(config: dict[str, Any]) -> int:
+    """Pixels per latent, along one side, from a VAE's configuration."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def load(loader: Loader, needs: frozenset[str]) -> StableDiffusion:
+    """Load one side; parts not in `needs` ("text", "vae") are loaded when first used.
+
     Raises PairError naming the part that is missing.
     """
     with quiet_transformers():
-        from diffusers import AutoModel, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        def part(kind: Any, source: str, name: str) -> Any:
-            try:
-                loaded = kind.from_pretrained(source, subfolder=name, torch_dtype=dtype)
-            except (OSError, ValueError, KeyError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise PairError(f"cannot load {name} of {source}: {reason}") from error
-            return loaded.to(device).eval().requires_grad_(False)
-
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(model, subfolder="tokenizer")
-            scheduler_config = DDIMScheduler.load_config(model, subfolder="scheduler")
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise PairError(f"cannot load {model}: {reason}") from error
-        text_encoder = part(CLIPTextModel, model, "text_encoder")
-        if len(tokenizer) != text_encoder.config.vocab_size:  # so it is when the files are missing
-            raise PairError(
-                f"cannot load tokenizer of {model}: it knows {len(tokenizer)} tokens, "
-                f"the text encoder {text_encoder.config.vocab_size}"
-            )
-        return StableDiffusion(
-            part(UNet2DConditionModel, unet or model, "unet"),
-            text_encoder,
-            tokenizer,
-            part(AutoModel, model, "vae"),
-            scheduler_config,
-        )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' loading bars, and its notes about a torchvision nothing here needs."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    tokenizer = loader.tokenizer(CLIPTokenizer)
+    text_encoder = loader.lazy(CLIPTextModel, "text_encoder", now="text" in needs)
+    if "text" in needs:
+        check_vocabulary(tokenizer, text_encoder(), loader.name)
+    return StableDiffusion(
+        loader.network(UNet2DConditionModel, "unet"),
+        loader.scheduler_config(),
+        loader.device,
+        loader.dtype,
+        tokenizer,
+        text_encoder,
+        loader.vae(now="vae" in needs),
+        vae_factor(loader.config("vae")),
+    )
