@@ -8,7 +8,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    ModelMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import models as token_models
 from tokenizers import pre_tokenizers, trainers
 from torch import nn
@@ -191,6 +197,8 @@ def load_pipeline(weights: Path = WEIGHTS, site: str = "cloud") -> StableDiffusi
 def _half(module: Module) -> Module:
     """A float16 copy."""
     copy = deepcopy(module).cpu()
+    if isinstance(copy, ModelMixin):
+        copy.register_to_config(_name_or_path="")  # where it was loaded from is nobody's business
     for parameter in copy.parameters():
         parameter.data = parameter.data.half()
     return copy
