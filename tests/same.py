@@ -33,9 +33,7 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
         assert same, name
 
 
-def check_checkpoints(
-    model: Any, request: Request, draws: bool, plan: Plan = EXTRAPOLATED
-) -> None:
+def check_checkpoints(model: Any, request: Request, draws: bool, plan: Plan = EXTRAPOLATED) -> None:
     """From every step, through bytes, one step on and to the end: bit for bit the uncut run."""
     conditioning = model.encode(request)
     t = model.begin(request, plan, request.seeds[0], conditioning)
