@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 FAMILIES = {"sd": "unet", "sdxl": "unet", "cogvideox": "transformer"}  # and its network's folder
+TEXT_WIDTH = {  # what the network's configuration calls it
+    "sd": "cross_attention_dim",
+    "sdxl": "cross_attention_dim",
+    "cogvideox": "text_embed_dim",
+}
 UNSAID_SCALING = {"sd": 0.18215, "sdxl": 0.18215, "cogvideox": 1.15258426}  # as diffusers reads it
 UNSAID_SCHEDULE = {"rescale_betas_zero_snr": False, "snr_shift_scale": 1.0}
 SCHEDULE_FACTS = (
@@ -199,7 +204,7 @@ def facts(pair: Pair, site: Site, local_only: bool = False) -> dict[str, Any]:
             "latent_channels": network["in_channels"],
             "vae_factor": vae_factor(vae),
             "vae_scaling": vae.get("scaling_factor", UNSAID_SCALING[pair.family]),
-            "text_width": network.get("cross_attention_dim") or network["text_embed_dim"],
+            "text_width": network[TEXT_WIDTH[pair.family]],
             **{n: scheduler.get(n, UNSAID_SCHEDULE.get(n)) for n in SCHEDULE_FACTS},
         }
     except KeyError as error:

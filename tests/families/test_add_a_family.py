@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import a_request, finish
+from conftest import a_request, finish, running
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from same import check_batch, check_checkpoints
 from tiny import load
 
+from ecdiff import EdgeCloudPipeline, pairs
 from ecdiff.errors import InputError
-from ecdiff.plan import cloud_only, split
+from ecdiff.pairs import Pair
+from ecdiff.plan import PlanDefaults, cloud_only, split
+from ecdiff.sources import Side, Source
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "add-a-family.md"
 
@@ -35,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
-        sample_size=8, num_embeds_ada_norm=10, norm_num_groups=2,
+        sample_size=8, num_embeds_ada_norm=1000, norm_num_groups=2,
     )  # fmt: skip
     vae = AutoencoderKL(
         block_out_channels=(4, 4, 8),
@@ -57,20 +60,21 @@ def model(dit: ModuleType, folder: Path) -> Any:
     return load(dit, folder)
 
 
-def test_it_equals_diffusers(model: Any, folder: Path) -> None:
-    """Without guidance: DiTPipeline guides three of the four channels only."""
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+def test_it_equals_diffusers(guidance: float, model: Any, folder: Path) -> None:
     pipeline = DiTPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    plain = pipeline(
+    theirs = pipeline(
         class_labels=[3],
-        guidance_scale=1.0,
+        guidance_scale=guidance,
         generator=torch.Generator().manual_seed(7),
         num_inference_steps=10,
         output_type="np",
     ).images
-    (t,) = finish(model, a_request(prompt="3", guidance=1.0), cloud_only(10))
-    got = model.decode(t.latents).permute(0, 2, 3, 1).numpy()
-    assert abs(got - plain).max() <= 1e-4
+    (t,) = finish(model, a_request(prompt="3", guidance=guidance), cloud_only(10))
+    ours = model.decode(t.latents).permute(0, 2, 3, 1).numpy()
+    assert ours.shape == theirs.shape == (1, 32, 32, 3)
+    assert abs(ours - theirs).max() <= 1e-4
 
 
 def test_what_holds_of_every_family(model: Any) -> None:
@@ -86,9 +90,30 @@ def test_it_extrapolates(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"prompt": "a fish"}, "use a class"), ({"width": 64}, "use 32x32")]
+    ("changes", "message"), [({"prompt": "1001"}, r"use 0\.\.999"), ({"width": 64}, "use 32x32")]
 )
 def test_its_errors(changes: dict[str, Any], message: str, model: Any) -> None:
     request = a_request(**({"prompt": "3"} | changes))
     with pytest.raises(InputError, match=message):
         model.begin(request, cloud_only(2), 7, model.encode(request))
+
+
+def test_with_its_name_in_place_it_is_served_like_any_other(
+    dit: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ecdiff.families.dit", dit)
+    monkeypatch.setitem(pairs.FAMILIES, "dit", "transformer")
+    monkeypatch.setitem(pairs.TEXT_WIDTH, "dit", "num_embeds_ada_norm")
+    monkeypatch.setitem(pairs.UNSAID_SCALING, "dit", 0.18215)
+    side = Side(Source(str(folder)))
+    defaults = PlanDefaults(warmup=7, skip=2, smoothing=0.3, handoff_step=12, steps=16)
+    pair = Pair("dit", "dit", side, side, "1", defaults, 5.0, 32, 32, "unknown")
+    asked = {"num_inference_steps": 16, "seed": 3, "output_type": "pt"}
+    near = EdgeCloudPipeline.from_pretrained(pair)("3", **asked)
+    with running(pair) as server:
+        far = EdgeCloudPipeline.from_pretrained(pair, server.ws)("3", **asked)
+    assert near.images.shape == (1, 3, 32, 32)
+    assert torch.equal(near.images, far.images)
+    assert far.receipt.plan.counts().extrapolated == 4
+    one_sided = EdgeCloudPipeline.from_pretrained(pair)("3", method="edge", **asked)
+    assert not torch.equal(near.images, one_sided.images)

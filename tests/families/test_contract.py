@@ -261,7 +261,7 @@ def test_a_server_says_what_its_family_can_draw(name: str, folders: dict[str, Pa
 
 def test_illegal_sizes_name_the_legal_ones(models: dict[str, Any]) -> None:
     coarse = {name: replace(model, vae_factor=16) for name, model in models.items()}
-    with pytest.raises(InputError, match="width is 40: .*multiple of 16, at least 32"):
+    with pytest.raises(InputError, match=r"width is 40: .*multiple of 16, at least 32"):
         coarse["sdxl"].latent_shape(a("sdxl", width=40))
-    with pytest.raises(InputError, match="height is 48: .*multiple of 32, such as 64"):
+    with pytest.raises(InputError, match=r"height is 48: .*multiple of 32, such as 64"):
         coarse["cogvideox"].latent_shape(a("cogvideox", height=48))

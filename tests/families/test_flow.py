@@ -133,5 +133,5 @@ def test_a_batch_equals_each_alone(model: Flow) -> None:
 
 
 def test_only_its_own_scheduler(model: Flow) -> None:
-    with pytest.raises(InputError, match="use euler$"):
+    with pytest.raises(InputError, match=r"use euler$"):
         model.begin(a_request(), cloud_only(2), 7, {})
