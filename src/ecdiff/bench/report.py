@@ -73,7 +73,7 @@ def page(
         f"{torch.__version__}, {platform.system()}), {first['dtype']}, weights "
         f"`{first['revision']}`. PSNR, SSIM, LPIPS and detail are means against the cloud-only "
         "pictures of the same prompts and seeds. Times are sums of measured step times and of the "
-        "handoff at 18.88 Mbit/s, except over the slow network, where they are the clock's. "
+        "handoff at 18.88 Mbit/s; over the slow network the link's part is the clock's. "
         "How each figure is measured: [metrics](../metrics.md).",
         f"The EC-Diff plan under test, one mark a step (C cloud, x extrapolated, E edge): "
         f"`{first['ec_diff']}`.",
