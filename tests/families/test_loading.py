@@ -1,4 +1,4 @@
-"""Memory options: which part is on the GPU when, and who refuses what."""
+"""Loading: memory options, missing variants, and who refuses what."""
 
 from __future__ import annotations
 
@@ -119,3 +119,15 @@ def test_weights_that_do_not_fit_are_one_line(pair_folder: Path, tmp_path: Path)
     with pytest.raises(PairError, match=r"cannot load unet") as caught:
         loader.network(UNet2DConditionModel, "unet")
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_variant_is_taken_from_the_plain_files(pair_folder: Path) -> None:
+    def unet(variant: str | None) -> Any:
+        side = Side(Source(str(pair_folder / "cloud"), variant=variant))
+        return Loader(side, torch.device("cpu"), torch.float16).network(
+            UNet2DConditionModel, "unet"
+        )
+
+    plain, other = unet(None).state_dict(), unet("fp16").state_dict()
+    assert {tensor.dtype for tensor in other.values()} == {torch.float16}
+    assert all(torch.equal(plain[name], other[name]) for name in plain)

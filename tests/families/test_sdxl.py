@@ -148,6 +148,7 @@ def test_few_steps_with_a_guidance_embedding_equal_diffusers(tmp_path: Path) -> 
     [
         ({"scheduler": "dpm"}, r"'dpm' is not for this model: use ddim or euler or dpm\+\+ or lcm"),
         ({"frames": 9}, "frames is 9"),
+        ({"dynamic_guidance": True}, "dynamic guidance"),
     ],
 )
 def test_what_it_cannot_draw_is_refused_before_any_work(

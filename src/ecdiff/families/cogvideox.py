@@ -195,5 +195,5 @@ def load(loader: Loader, needs: frozenset[str]) -> CogVideoX:
         loader.vae(now="vae" in needs),
         2 ** (len(vae["block_out_channels"]) - 1),
         int(vae.get("temporal_compression_ratio", 4)),
-        float(vae["scaling_factor"]),
+        float(vae.get("scaling_factor", 1.15258426)),  # diffusers' own default
     )

@@ -104,18 +104,25 @@ class Loader:
         return read_json(self._side.model, "scheduler/scheduler_config.json")
 
     def _load(self, kind: Any, source: Source, name: str, dtype: torch.dtype) -> Any:
-        try:
-            with quiet_transformers():
-                loaded = kind.from_pretrained(
-                    source.repo,
-                    subfolder=name,
-                    revision=source.revision,
-                    variant=source.variant,
-                    torch_dtype=dtype,
-                    local_files_only=constants.HF_HUB_OFFLINE,  # else diffusers asks for shards
-                )
-        except Exception as error:  # each library has its own
-            raise PairError(f"cannot load {name} of {source}: {reason(error, source)}") from error
+        """A part whose `variant` is missing is taken from the plain files and converted."""
+        loaded, first = None, None
+        for variant in dict.fromkeys((source.variant, None)):
+            try:
+                with quiet_transformers():
+                    loaded = kind.from_pretrained(
+                        source.repo,
+                        subfolder=name,
+                        revision=source.revision,
+                        variant=variant,
+                        torch_dtype=dtype,
+                        local_files_only=constants.HF_HUB_OFFLINE,  # else it asks for shards
+                    )
+                break
+            except Exception as error:  # each library has its own
+                first = first or error
+        if loaded is None:
+            assert first is not None
+            raise PairError(f"cannot load {name} of {source}: {reason(first, source)}") from first
         loaded = loaded.eval().requires_grad_(False)
         return (
             add_hook_to_module(loaded, self._turns)

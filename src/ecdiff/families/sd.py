@@ -45,6 +45,8 @@ class StableDiffusion(LatentFamily):
         """[1, C, h, w]. Raises InputError for a clip, or a size the VAE or U-Net cannot halve."""
         if request.frames is not None:
             raise InputError(f"frames is {request.frames}: this model draws pictures, leave it out")
+        if request.dynamic_guidance:
+            raise InputError("dynamic guidance is CogVideoX's: this model has none, leave it out")
         levels = 2 ** (len(self.unet.config.block_out_channels) - 1)
         for name, pixels in (("height", request.height), ("width", request.width)):
             if pixels % self.vae_factor or pixels < self.vae_factor * levels:
