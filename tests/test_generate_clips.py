@@ -112,7 +112,7 @@ def test_the_model_says_how_many_frames_it_draws(video_pair: Path, folder: Path)
     result = call("generate", PROMPT, "--pair", video_pair, "--frames", 10, "--method", "edge")
     assert result.exit_code == 2
     assert_one_line(result.stderr)
-    assert "frames is 10: this model draws 1, 5, 9, ... up to 9" in result.stderr
+    assert "frames is 10: this model draws 1, 9, 17, ... up to 9" in result.stderr
     assert list(folder.iterdir()) == []
 
 

@@ -272,12 +272,13 @@ for repo in sys.argv[1:]:
         assert said in line
 
 
-def test_a_variant_that_is_not_there_is_named(offline: Path) -> None:
+def test_a_network_that_is_not_there_is_named(offline: Path) -> None:
+    """Neither its variant nor its plain files: one line, and no other word."""
     side = pairs.Side(Source("nota-ai/bk-sdm-tiny", variant="fp16"))
-    from diffusers import UNet2DConditionModel
+    from diffusers import CogVideoXTransformer3DModel
 
-    with pytest.raises(PairError, match=r"unet of nota-ai/bk-sdm-tiny") as caught:
-        Loader(side, *CPU).network(UNet2DConditionModel, "unet")
+    with pytest.raises(PairError, match=r"transformer of nota-ai/bk-sdm-tiny") as caught:
+        Loader(side, *CPU).network(CogVideoXTransformer3DModel, "transformer")
     assert "\n" not in str(caught.value)
 
 

@@ -48,7 +48,7 @@ KINDS = {
         cogvideox,
         make_cogvideox_pair,
         {"frames": 9},
-        {"frames": 5, "height": 48, "width": 16},
+        {"frames": 9, "height": 48, "width": 16},
         CogVideoXPipeline,
         {"max_sequence_length": 12},
     ),
@@ -242,7 +242,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "cogvideox": [
         ({"scheduler": "euler"}, "'euler'.* use ddim or dpm$"),
         ({"scheduler": "lcm"}, "'lcm'.* use ddim or dpm$"),
-        ({"num_frames": 7}, r"frames is 7: this model draws 1, 5, 9, \.\.\. up to 9"),
+        ({"num_frames": 7}, r"frames is 7: this model draws 1, 9, 17, \.\.\. up to 9"),
     ],
 }
 

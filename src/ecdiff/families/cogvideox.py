@@ -49,15 +49,14 @@ class CogVideoX(LatentFamily):
             self._check_positions(h, w, request)
         if request.frames is None:
             raise InputError("frames: this model draws clips, say how many")
-        steps, rest = divmod(request.frames - 1, self.frame_factor)
-        most = (config.sample_frames - 1) // self.frame_factor
-        if rest or steps > most:
-            legal = f"1, {1 + self.frame_factor}, {1 + 2 * self.frame_factor}, ..."
+        stride = 2 * self.frame_factor  # its VAE decodes latent frames in pairs, after the first
+        most = (config.sample_frames - 1) // stride * stride + 1
+        if (request.frames - 1) % stride or request.frames > most:
             raise InputError(
-                f"frames is {request.frames}: this model draws {legal} up to "
-                f"{most * self.frame_factor + 1}"
+                f"frames is {request.frames}: this model draws 1, {1 + stride}, {1 + 2 * stride}, "
+                f"... up to {most}"
             )
-        return (1, steps + 1, config.in_channels, h, w)
+        return (1, (request.frames - 1) // self.frame_factor + 1, config.in_channels, h, w)
 
     def _check_positions(self, h: int, w: int, request: Request) -> None:
         """A model with learned positions draws one size only."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from logging import CRITICAL
 from typing import Any
 
 import torch
@@ -173,13 +174,14 @@ def check_vocabulary(tokenizer: Any, text_encoder: Any, source: str) -> None:
 def quiet_transformers() -> Iterator[None]:
     """Hide the libraries' loading bars, and notes about a torchvision that nothing here needs."""
     loud = [each for each in LIBRARIES if each.is_progress_bar_enabled()]
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    for library in loud:
+    levels = [each.get_verbosity() for each in LIBRARIES]
+    for library in LIBRARIES:
+        library.set_verbosity(CRITICAL)
         library.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for library, level in zip(LIBRARIES, levels, strict=True):
+            library.set_verbosity(level)
         for library in loud:
             library.enable_progress_bar()
