@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 ABOUT = 1.0  # dB of PSNR that "about as close" may lose
@@ -107,10 +108,10 @@ def robustness(result: Mapping[str, Any]) -> Iterator[str]:
 def noise(result: Mapping[str, Any]) -> Iterator[str]:
     for found in result["results"]:
         mean = found["mean"]
-        early, late = sum(mean[:5]) / 5, sum(mean[len(mean) // 2 :]) / len(mean[len(mean) // 2 :])
+        early, late = median(mean[:5]), median(mean[len(mean) // 2 :])
         yield (
             f"Guidance {found['guidance']:g}: the noise changes by {early:.1%} a step over the "
-            f"first 5 and by {late:.1%} over the second half; the rule reads p = "
+            f"first 5 and by {late:.1%} over the second half (medians); the rule reads p = "
             f"{found['warmup']} off it."
         )
 
