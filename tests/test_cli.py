@@ -147,6 +147,9 @@ def test_version() -> None:
         [PROMPT, "--out", "nowhere/picture.png"],
         [PROMPT, "--out", "/proc/picture.png"],
         [PROMPT, "--compare", "--size", "8x8"],
+        [PROMPT, "--cloud", "ws://127.0.0.1:99999"],
+        [PROMPT, "--cloud", "ws://127.0.0.1:8765", "--token", ""],
+        [PROMPT, "--count", "100000"],
         [PROMPT, "--magic"],
     ],
     ids=lambda words: " ".join(words[1:]) or repr(words),
@@ -249,7 +252,7 @@ def test_serve_refuses_to_start(pair_folder: Path) -> None:
         port = taken.getsockname()[1]
         for words in [["--port", port], ["--port", 0, "--host", "0.0.0.0"]]:
             result = call("serve", "--pair", pair_folder, *words)
-            assert (result.exit_code, result.stdout) == (1, "")
+            assert (result.exit_code, result.stdout) == (2 if "--host" in words else 1, "")
             assert_one_line(result.stderr)
     assert call("serve", "--pair", "nowhere").exit_code == 2
 

@@ -23,6 +23,7 @@ from ecdiff.validate import parse, to_plain
         ({"guidance": -1.0}, "guidance is -1"),
         ({"scheduler": "heun"}, "'heun'"),
         ({"seeds": ()}, "no seed"),
+        ({"seeds": tuple(range(257))}, "257 pictures"),
         ({"seeds": (3, -1)}, "seed is -1"),
         ({"seeds": (2**63,)}, f"seed is {2**63}"),
     ],

@@ -17,7 +17,7 @@ EcdiffError
 │   ├── LinkLostError     the connection broke in the middle
 │   ├── LinkTimeoutError  silence for longer than the read timeout
 │   └── RefusedError      the server answered with an error of its own
-└── ServeError            the server cannot start (port taken, token missing)
+└── ServeError            the server cannot start (port taken)
 ```
 
 Each class has a `code`, the name it carries across the wire.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,9 +117,9 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     """(width, height) of `WxH`."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
     if match is None:
-        raise InputError(f"size is {text!r}: use WIDTHxHEIGHT in pixels, such as 128x128")
+        raise InputError(f"size is {text!r}: use WIDTHxHEIGHT, each below 10000, such as 128x128")
     return int(match[1]), int(match[2])
 
 
@@ -150,8 +151,12 @@ def pipeline(place: Place, needs_cloud: bool, report: Report) -> Iterator[EdgeCl
             server = stack.enter_context(
                 local_server(place.pair, place.device, place.dtype, place.memory)
             )
+        from ecdiff.edge.client import Network
         from ecdiff.edge.pipeline import EdgeCloudPipeline
 
+        if place.cloud is not None and needs_cloud:  # the wrong server, known before the models
+            fingerprint = pairs.fingerprint(pairs.resolve(place.pair))
+            asyncio.run(Network(place.cloud, place.token).check_pair(fingerprint))
         pipe = EdgeCloudPipeline.from_pretrained(
             place.pair,
             server.url() if server else place.cloud,

@@ -330,7 +330,9 @@ def place(
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        if "device type" in reason:  # torch lists every one it was ever built for
+            reason = "torch knows no such device: use cpu, cuda, cuda:1, mps or xpu"
         raise InputError(f"device {device!r} cannot be used: {reason}") from error
     if dtype is None:
         on_gpu = (pair.dtype if pair else None) or "float16"

@@ -142,6 +142,12 @@ def unpack_for(job: Job, fingerprint: str, data: bytes, max_bytes: int = MAX_BYT
     return payload
 
 
+def check_token(token: str | None) -> None:
+    """Raises InputError for a token that no HTTP header can carry: it would let nobody in."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise InputError("the token is empty or not plain text: use letters and digits")
+
+
 def model_thread() -> ThreadPoolExecutor:
     """The one thread of a process that loads and runs its models.
 

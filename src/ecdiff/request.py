@@ -14,6 +14,7 @@ from ecdiff.validate import FORBID_UNKNOWN
 SCHEDULERS = ("ddim", "euler", "dpm++", "lcm", "dpm")  # each family takes some of them
 HANDOFFS = ("renoise", "rescale", "paper")
 MAX_SEED = 2**63 - 1
+MAX_PICTURES = 256  # of one call; a server may take fewer
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Request:
             raise InputError("the prompt is empty: say what to draw")
         for name, value in (("height", self.height), ("width", self.width)):
             if value < 8 or value % 8:
-                raise InputError(f"{name} is {value}: use a multiple of 8, at least 8")
+                raise InputError(f"{name} is {value}: use 8 or a multiple of it")
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise InputError(f"guidance is {self.guidance:g}: use a number >= 0 (1 turns it off)")
         if self.scheduler not in SCHEDULERS:
@@ -49,6 +50,8 @@ class Request:
             raise InputError(f"frames is {self.frames}: use at least 1")
         if not self.seeds:
             raise InputError("no seed: ask for at least 1 picture")
+        if len(self.seeds) > MAX_PICTURES:
+            raise InputError(f"{len(self.seeds)} pictures: ask for at most {MAX_PICTURES} a call")
         for seed in self.seeds:
             if not 0 <= seed <= MAX_SEED:
                 raise InputError(f"seed is {seed}: use an integer in 0..2^63-1")

@@ -6,7 +6,10 @@ The hub's own settings hold: HF_HUB_OFFLINE, HF_HOME and HF_HUB_CACHE, HF_TOKEN.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +76,32 @@ def _from_hub(source: Source, path: str, local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(
-            hf_hub_download(
-                source.repo, path, revision=source.revision, local_files_only=local_only
+        with quiet_hub():
+            return Path(
+                hf_hub_download(
+                    source.repo, path, revision=source.revision, local_files_only=local_only
+                )
             )
-        )
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
         raise PairError(f"cannot load {path} of {source}: {reason(error, source)}") from error
 
 
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without the hub's line for every try: the last one becomes the error."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def reason(error: Exception, source: Source) -> str:
     """Why a source cannot be read and what to do about it, in one line."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
@@ -103,10 +120,12 @@ def reason(error: Exception, source: Source) -> str:
     if among(errors.RevisionNotFoundError):
         return f"the repository has no revision {source.revision!r}"
     if among(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        return (
-            "it is not in the hub cache and the hub cannot be reached: "
-            "go online once without HF_HUB_OFFLINE, or use a folder"
+        why = (
+            "HF_HUB_OFFLINE is set: unset it once"
+            if constants.HF_HUB_OFFLINE
+            else "the hub does not answer: check the network"
         )
+        return f"it is not in the hub cache and {why}, or use a folder"
     if among(errors.EntryNotFoundError):
         return "the repository has no such file"
     if among(errors.HFValidationError):

@@ -31,8 +31,10 @@ def parse(kind: type[T], data: Any, what: str) -> T:
         return value
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or what
-        raise InputError(f"{what}: {where}: {first['msg']} (got {first['input']!r:.80})") from error
+        place = ".".join(str(part) for part in first["loc"])
+        where = f"{what}: {place}" if place else what
+        got = "" if first["type"] == "json_invalid" else f" (got {first['input']!r:.80})"
+        raise InputError(f"{where}: {first['msg']}{got}") from error
 
 
 def to_plain(value: object) -> Any:

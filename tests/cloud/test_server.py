@@ -21,7 +21,8 @@ from websockets.sync.client import ClientConnection, connect
 from ecdiff import pairs
 from ecdiff.cloud.engine import Engine
 from ecdiff.cloud.server import JOB_BYTES, bind
-from ecdiff.errors import ServeError
+from ecdiff.edge.client import Network
+from ecdiff.errors import InputError, ServeError
 from ecdiff.families.sd import StableDiffusion
 from ecdiff.handoff import pack, unpack
 from ecdiff.pairs import Pair
@@ -160,8 +161,16 @@ def test_a_token_guards_everything_but_health(pair: Pair) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
 def test_no_listening_beyond_loopback_without_a_token(host: str) -> None:
-    with pytest.raises(ServeError, match=rf"{host}.*--token"):
+    with pytest.raises(InputError, match=rf"{host}.*--token"):
         bind(host, 0, None)
+
+
+@pytest.mark.parametrize("token", ["", " ", "two\nlines", "gehe\u00efm"])
+def test_a_token_that_lets_nobody_in_is_refused(token: str) -> None:
+    with pytest.raises(InputError, match="token"):
+        bind("127.0.0.1", 0, token)
+    with pytest.raises(InputError, match="token"):
+        Network("ws://127.0.0.1:8765", token)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,20 @@ def test_either_scheme_will_do(scheme: str, server: Running, pair: Pair) -> None
     assert collect(Network(f"{scheme}://127.0.0.1:{server.port}/"), job_for(pair, 1))
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8765", "ftp://host", "ws://", "", "cloud"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8765",
+        "ftp://host",
+        "ws://",
+        "",
+        "cloud",
+        "ws://host:99999",
+        "ws://host:0",
+        "ws://host:abc",
+        "ws://[::1",
+    ],
+)
 def test_a_bad_address_is_bad_input(url: str) -> None:
     with pytest.raises(InputError, match="ws://HOST:PORT"):
         Network(url)

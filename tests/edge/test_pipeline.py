@@ -221,6 +221,7 @@ def test_a_used_generator_is_refused(near: EdgeCloudPipeline) -> None:
         ({"height": 33}, "height is 33"),
         ({"scheduler": "heun"}, "'heun'"),
         ({"plan": split(4, 2), "skip": 2}, "plan replaces"),
+        ({"plan": "ec-diff"}, "plan is 'ec-diff'"),
         ({"method": "cloud", "warmup": 2}, "warm-up"),
         ({"num_inference_steps": 1000}, "1000 steps"),
     ],

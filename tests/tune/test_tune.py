@@ -180,6 +180,8 @@ def test_a_plan_file_that_does_not_fit_is_refused(
         (["--steps", 5], "at least 10"),
         (["--measure", "clock"], "use steps or wall"),
         (["--bandwidth", 0], "above 0"),
+        (["--quality-floor", "nan"], "quality-floor is nan"),
+        (["--quality-floor", -1], "quality-floor is -1"),
         (["--step-times", "none.json"], "cannot read step times"),
         (["--prompts", "empty.txt"], "empty.txt"),
         (["--prompts", "none.txt"], "none.txt"),

@@ -66,7 +66,6 @@ def command(name: str) -> Callable[..., None]:
             device, dtype,
         )  # fmt: skip
         folder = out or run
-        folder.mkdir(parents=True, exist_ok=True)
         with console.progress(True) as live:
             if name == "report":
                 print(report.write(asked, folder, live.say))

@@ -71,6 +71,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
     """`NAME.json` and `NAME.png`, each whole or not at all."""
     name = result["benchmark"]
     page = BENCHMARKS[name].benchmark.draw(result)
+    folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{name}.unfinished"
     try:
         page.savefig(unfinished, dpi=80, format="png", metadata={"Software": None})

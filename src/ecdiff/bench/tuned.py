@@ -29,6 +29,8 @@ def copy(plan: Path, folder: Path) -> Mapping[str, Any]:
     Raises InputError when the plan's folder is not one that `ecdiff tune` wrote.
     """
     source = plan.parent
+    if not plan.is_file():
+        raise InputError(f"there is no plan file {plan}: run ecdiff tune first")
     try:
         found: dict[str, Any] = json.loads((source / "report.json").read_text())
         folder.mkdir(parents=True, exist_ok=True)

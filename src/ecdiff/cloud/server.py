@@ -23,7 +23,7 @@ from ecdiff.cloud.connection import InterruptedJobError, while_connected
 from ecdiff.cloud.engine import BusyError, Engine
 from ecdiff.cloud.images import router as images_router
 from ecdiff.errors import EcdiffError, InputError, PayloadError, ServeError, TooLargeError
-from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step, check_job
+from ecdiff.relay import Accepted, Done, Failed, Job, Message, Step, check_job, check_token
 from ecdiff.validate import parse, to_plain
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,11 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     ) -> Response:
         open_to_all = request.url.path in ("/healthz", "/readyz")
         if not open_to_all and not _allowed(request.headers.get("authorization"), token):
-            return _error(401, "unauthorized", "a bearer token is needed: pass --token")
+            return _error(
+                401,
+                "unauthorized",
+                "a bearer token is needed: this server's own",
+            )
         if "transfer-encoding" in request.headers:
             return _error(411, "length_required", "send the body with a Content-Length")
         if int(request.headers.get("content-length", 0)) > JOB_BYTES:
@@ -64,6 +68,8 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
+        if first["type"] == "json_invalid":
+            where = ""  # it is a position
         return _error(400, "bad_input", f"{where or 'body'}: {first['msg']}")
 
     @app.exception_handler(Exception)
@@ -88,7 +94,11 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     async def relay(socket: WebSocket) -> None:
         if not _allowed(socket.headers.get("authorization"), token):
             await socket.send_denial_response(
-                _error(401, "unauthorized", "a bearer token is needed: pass --token")
+                _error(
+                    401,
+                    "unauthorized",
+                    "a bearer token is needed: this server's own",
+                )
             )
             return
         await socket.accept()
@@ -183,10 +193,11 @@ def _error(status: int, code: str, message: str) -> JSONResponse:
 def bind(host: str, port: int, token: str | None) -> socket.socket:
     """A listening socket. Port 0 takes a free one.
 
-    Raises ServeError when the port is taken, or beyond loopback without a token.
+    Raises ServeError when the port is taken, InputError beyond loopback without a token.
     """
+    check_token(token)
     if token is None and not _is_loopback(host):
-        raise ServeError(
+        raise InputError(
             f"refusing to serve on {host} without a token: anyone could use the GPU. "
             "Pass --token, or --host 127.0.0.1"
         )
@@ -199,7 +210,7 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ServeError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port"
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another --host or --port"
         ) from error
     return listener
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import tenacity
@@ -33,11 +33,14 @@ from ecdiff.relay import (
     Job,
     Message,
     Step,
+    check_token,
     in_thread,
     run_job,
 )
 from ecdiff.trajectory import Family
 from ecdiff.validate import parse, to_plain
+
+SCHEMES = ("ws", "wss", "http", "https")
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,8 @@ class Network:
         connect_timeout: float = 10.0,
         read_timeout: float = 60.0,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss", "http", "https") or not parts.hostname:
-            raise InputError(f"cloud address {url!r}: use ws://HOST:PORT or wss://HOST")
+        parts = _address(url)
+        check_token(token)
         secure = "s" if parts.scheme in ("wss", "https") else ""
         root = f"{parts.netloc}{parts.path.rstrip('/')}"
         self._http, self._ws = f"http{secure}://{root}", f"ws{secure}://{root}"
@@ -141,7 +143,7 @@ class Network:
             raise RefusedError(f"{self._http} is not an ecdiff server") from error
 
     async def relay(self, job: Job, payload: bytes | None) -> AsyncIterator[Step | Relayed]:
-        await self._check_pair(job.fingerprint)
+        await self.check_pair(job.fingerprint)
         socket = await self._reach(self._open)
         try:
             async with socket:
@@ -166,7 +168,8 @@ class Network:
                 f"the connection to {self._ws} was lost: {error}. Check the server and try again"
             ) from error
 
-    async def _check_pair(self, fingerprint: str) -> None:
+    async def check_pair(self, fingerprint: str) -> None:
+        """Raises FingerprintError where the server has another pair, LinkError."""
         if self._checked == fingerprint:
             return
         entries = await self.pairs()
@@ -219,6 +222,17 @@ class Network:
                 f"cannot reach {self._http}: {str(error) or type(error).__name__}. "
                 "Is `ecdiff serve` running there?"
             ) from error
+
+
+def _address(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+    except ValueError:  # no port or host could be that
+        good = False
+    if not good:
+        raise InputError(f"cloud address {url!r}: use ws://HOST:PORT or wss://HOST")
+    return parts
 
 
 def _read(text: str) -> Accepted | Step | Done:

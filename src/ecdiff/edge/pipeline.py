@@ -151,6 +151,7 @@ class EdgeCloudPipeline:
         where, precision = pairs.place(device, dtype, chosen)
         memory = Memory(offload, vae_tiling, vae_slicing)
         executor = model_thread()
+        fingerprint = pairs.fingerprint(chosen)  # before the weights: it finds most mistakes
 
         def load(site: Site) -> Family:
             return pairs.load(chosen, site, where, precision, memory)
@@ -159,7 +160,7 @@ class EdgeCloudPipeline:
         if cloud is None:
             transport = InProcess(
                 lambda: load("cloud"),
-                pairs.fingerprint(chosen),
+                fingerprint,
                 executor,
                 pairs.conversion(chosen, "cloud"),
                 send_conditioning=chosen.embeddings == "cloud",
@@ -211,6 +212,10 @@ class EdgeCloudPipeline:
             raise InputError(f"output_type {output_type!r}: use one of {', '.join(OUTPUT_TYPES)}")
         if not isinstance(prompt, str):
             raise InputError("one prompt a call: pass a string, and call again for the next one")
+        if not isinstance(plan, Plan | None):
+            raise InputError(
+                f"plan is {plan!r}: pass an ecdiff Plan, or leave it out for the method's"
+            )
         parameters = {"warmup": warmup, "skip": skip, "smoothing": smoothing}
         parameters["handoff_step"] = handoff_step
         if plan is not None and any(value is not None for value in parameters.values()):

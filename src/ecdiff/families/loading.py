@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from transformers.utils import logging
 
 from ecdiff.errors import InputError, PairError
-from ecdiff.sources import NO_LIMIT, Memory, Side, Source, read_json, reason
+from ecdiff.sources import NO_LIMIT, Memory, Side, Source, quiet_hub, read_json, reason
 
 LIBRARIES = (logging, diffusers_logging)
 
@@ -74,7 +74,7 @@ class Loader:
     def tokenizer(self, kind: Any, name: str = "tokenizer") -> Any:
         source = self._side.model
         try:
-            with quiet_transformers():
+            with quiet_transformers(), quiet_hub():
                 return kind.from_pretrained(
                     source.repo,
                     subfolder=name,
@@ -109,7 +109,7 @@ class Loader:
         loaded, first = None, None
         for variant in dict.fromkeys((source.variant, None)):
             try:
-                with quiet_transformers():
+                with quiet_transformers(), quiet_hub():
                     loaded = kind.from_pretrained(
                         source.repo,
                         subfolder=name,

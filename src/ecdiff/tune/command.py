@@ -70,6 +70,8 @@ def run(
     pairs.check_pictures(chosen)
     if wanted.file is not None:
         prompts = read_prompts(wanted.file, wanted.limit, wanted.column)
+    elif wanted.column is not None:
+        raise InputError("--column names a column of --prompts: pass that file too")
     elif chosen.name == "reference":
         prompts = own_prompts(wanted.limit)
     else:

@@ -52,6 +52,8 @@ class Settings:
             raise InputError(f"--measure is {self.measure!r}: use steps or wall")
         if not self.bandwidth > 0:
             raise InputError(f"--bandwidth is {self.bandwidth:g}: use Mbit/s above 0")
+        if not 0 <= self.floor <= 1:
+            raise InputError(f"--quality-floor is {self.floor:g}: use an SSIM in 0..1")
         pair, g = self.pair, self.pair.guidance if self.guidance is None else self.guidance
         requests = tuple(
             Request(text, pair.height, pair.width, g, seeds=(self.seed + j,))
