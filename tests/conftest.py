@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts: tiny models need no more
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
     from torch import Tensor
 
     from ecdiff.cloud.engine import Engine
@@ -30,10 +31,24 @@ if TYPE_CHECKING:
 WORDS = ["a", "big", "red", "house", "snow", "in", "the", "blue", "fish"]
 
 
+def tiny_vae(**more: object) -> AutoencoderKL:
+    """Pictures four times as wide and high as their latents of four channels."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        norm_num_groups=2,
+        **more,
+    )
+
+
 def make_pair(folder: Path, seed: int = 0, **scheduler: object) -> Path:
     """Write `cloud/` and `edge/` under `folder`: 32x32 pictures, 8x8x4 latents."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(seed)
@@ -68,15 +83,7 @@ def make_pair(folder: Path, seed: int = 0, **scheduler: object) -> Path:
             eos_token_id=vocabulary["<|endoftext|>"],
         )
     )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=2,
-        sample_size=32,
-        scaling_factor=0.5,
-    )
+    vae = tiny_vae(sample_size=32, scaling_factor=0.5)
     settings: dict[str, object] = {
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,

@@ -10,7 +10,7 @@ import ecdiff
 
 PACKAGE = Path(ecdiff.__file__).parent
 LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know each other
-    {"errors"},
+    {"errors", "quiet"},
     {"validate"},
     {"plan", "request", "quality", "sources"},
     {"extrapolate", "pictures", "console", "pairfile"},
@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know eac
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-KNOW_DIFFUSERS = {"families", "reference", "doctor", "quality"}  # quality: CLIP alone
+KNOW_DIFFUSERS = {"families", "reference", "doctor", "quality", "quiet"}  # quality: CLIP alone
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from ecdiff import __version__, pairs
 from ecdiff.console import one_line
-from ecdiff.errors import FingerprintError
 from ecdiff.plan import Site
 
 if TYPE_CHECKING:
@@ -101,11 +100,8 @@ def _server(pair: str, url: str, token: str | None) -> str:
     from ecdiff.edge.client import Network
 
     wanted = pairs.fingerprint(pairs.resolve(pair))
-    served = asyncio.run(Network(url, token).pairs())
-    named = ", ".join(f"{entry['name']} ({entry['fingerprint'][:12]})" for entry in served)
-    if all(entry["fingerprint"] != wanted for entry in served):
-        raise FingerprintError(f"{url} serves {named}, not {pair} ({wanted[:12]})")
-    return f"{url} serves {named}"
+    asyncio.run(Network(url, token).check_pair(wanted))
+    return f"{url} serves {pair} ({wanted[:12]})"
 
 
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:

@@ -6,14 +6,12 @@ The hub's own settings hold: HF_HUB_OFFLINE, HF_HOME and HF_HUB_CACHE, HF_TOKEN.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 from ecdiff.errors import InputError, PairError
+from ecdiff.quiet import quiet_hub
 
 
 @dataclass(frozen=True)
@@ -84,19 +82,6 @@ def _from_hub(source: Source, path: str, local_only: bool) -> Path:
             )
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
         raise PairError(f"cannot load {path} of {source}: {reason(error, source)}") from error
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Without the hub's line for every try: the last one becomes the error."""
-    from huggingface_hub.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def reason(error: Exception, source: Source) -> str:

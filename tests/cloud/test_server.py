@@ -303,11 +303,13 @@ def test_closing_the_socket_cancels_at_the_next_step(server: Running) -> None:
 
 def test_a_vanished_client_cancels_too(server: Running) -> None:
     """No closing handshake: the connection is just gone."""
-    with relay(server) as link:
+    with unet_rows(cloud_of(server)) as rows, relay(server) as link:
         link.send(json.dumps(to_plain(job_for(server, LONG))))
         link.recv(timeout=20)
         link.socket.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: server.engine.jobs == 0)
+        assert len(rows) < LONG
+    assert ask(server, job_for(server, 2))[-2]["event"] == "done"
 
 
 def test_a_waiting_job_is_told_its_place_again(

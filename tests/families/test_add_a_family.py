@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import a_request, finish, running
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from conftest import a_request, finish, running, tiny_vae
+from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from same import check_batch, check_checkpoints
 from tiny import load
 
@@ -40,13 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
         sample_size=8, num_embeds_ada_norm=1000, norm_num_groups=2,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=2,
-    )
+    vae = tiny_vae()
     with torch.no_grad():  # its last layer starts at zero: give it something to say
         for parameter in transformer.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import a_request, finish
+from conftest import a_request, finish, tiny_vae
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -83,15 +82,7 @@ def model() -> Flow:
         attention_head_dim=8, num_attention_heads=2, joint_attention_dim=WIDTH,
         caption_projection_dim=16, pooled_projection_dim=POOLED, pos_embed_max_size=16,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=2,
-        scaling_factor=0.5,
-        shift_factor=0.1,
-    )
+    vae = tiny_vae(scaling_factor=0.5, shift_factor=0.1)
     config = dict(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
     network, vae = network.eval().requires_grad_(False), vae.eval().requires_grad_(False)
     return Flow(network, config, torch.device("cpu"), torch.float32, vae)

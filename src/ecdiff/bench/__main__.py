@@ -43,7 +43,7 @@ def command(name: str) -> Callable[..., None]:
         guidance: Annotated[
             list[float] | None, typer.Option(help="May be given again. Default: 7.5, the pair's.")
         ] = None,
-        steps: Annotated[int, typer.Option(min=10, help="T: steps in all.")] = 50,
+        steps: Annotated[int, typer.Option(help="T: steps in all, 10 or more.")] = 50,
         plan: Annotated[
             Path | None, typer.Option(help="A plan file of ecdiff tune: the EC-Diff under test.")
         ] = None,

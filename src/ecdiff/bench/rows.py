@@ -16,6 +16,7 @@ from ecdiff.bench.setup import Setup
 from ecdiff.bench.sheet import Sheet, shown
 from ecdiff.plan import Plan, cloud_only
 from ecdiff.quality import detail, lpips, psnr, ssim
+from ecdiff.quiet import quiet_transformers
 from ecdiff.request import Request
 
 DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "detail": 3, "adherence": 3}
@@ -54,6 +55,7 @@ class _Batch:
         self._setup, self._requests, self._rows = setup, requests, rows
         self._whole = cloud_only(setup.steps)
         self._drawers: dict[str, Drawer] = {}
+        self._cloud: dict[str, Tensor] = {}  # cloud-only pictures by scheduler
 
     def figures(self, row: Row) -> list[dict[str, float | None]]:
         more = {
@@ -69,7 +71,9 @@ class _Batch:
             pictures = deepcache.draw(self._setup.families, self._requests, row.plan.steps)
         else:
             pictures = self._draw(row.scheduler, row.plan)
-        cloud = self._draw(row.against, self._whole)
+        if row.against not in self._cloud:
+            self._cloud[row.against] = self._draw(row.against, self._whole)
+        cloud = self._cloud[row.against]
         return judge(self._setup, pictures, cloud, [r.prompt for r in self._requests])
 
     def _draw(self, scheduler: str, plan: Plan) -> Tensor:
@@ -93,8 +97,6 @@ def judge(
         "adherence": nothing,
     }
     if setup.pair.name == "reference":
-        from ecdiff.families.loading import quiet_transformers
-
         with quiet_transformers():
             from ecdiff.bench.adherence import adherence
 

@@ -99,23 +99,16 @@ class Setup:
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    def requests(self, guidance: float, scheduler: str = "ddim") -> list[Request]:
+    def requests(self, guidance: float) -> list[Request]:
         """One picture a prompt; prompt j has seed + j."""
         return [
-            Request(
-                text,
-                self.pair.height,
-                self.pair.width,
-                guidance,
-                (self.asked.seed + j,),
-                scheduler=scheduler,
-            )
+            Request(text, self.pair.height, self.pair.width, guidance, (self.asked.seed + j,))
             for j, text in enumerate(self.texts)
         ]
 
-    def parts(self, guidance: float, scheduler: str = "ddim") -> Iterator[Sequence[Request]]:
+    def parts(self, guidance: float) -> Iterator[Sequence[Request]]:
         """The requests, one network batch at a time."""
-        return batches(self.requests(guidance, scheduler), BATCH)
+        return batches(self.requests(guidance), BATCH)
 
     def keep(
         self, kind: str, requests: Sequence[Request], more: Any, measure: Callable[[], T]

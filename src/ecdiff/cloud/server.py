@@ -49,11 +49,7 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     ) -> Response:
         open_to_all = request.url.path in ("/healthz", "/readyz")
         if not open_to_all and not _allowed(request.headers.get("authorization"), token):
-            return _error(
-                401,
-                "unauthorized",
-                "a bearer token is needed: this server's own",
-            )
+            return _unauthorized()
         if "transfer-encoding" in request.headers:
             return _error(411, "length_required", "send the body with a Content-Length")
         if int(request.headers.get("content-length", 0)) > JOB_BYTES:
@@ -93,13 +89,7 @@ def create_app(engine: Engine, token: str | None = None) -> FastAPI:
     @app.websocket("/v1/relay")
     async def relay(socket: WebSocket) -> None:
         if not _allowed(socket.headers.get("authorization"), token):
-            await socket.send_denial_response(
-                _error(
-                    401,
-                    "unauthorized",
-                    "a bearer token is needed: this server's own",
-                )
-            )
+            await socket.send_denial_response(_unauthorized())
             return
         await socket.accept()
         try:
@@ -181,6 +171,10 @@ def _status(error: EcdiffError) -> int:
     if isinstance(error, BusyError):
         return 429
     return 400 if isinstance(error, (InputError, PayloadError)) else 500
+
+
+def _unauthorized() -> JSONResponse:
+    return _error(401, "unauthorized", "a bearer token is needed: this server's own")
 
 
 def _error(status: int, code: str, message: str) -> JSONResponse:

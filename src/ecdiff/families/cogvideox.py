@@ -17,7 +17,8 @@ from torch import Tensor
 from ecdiff.errors import InputError, NonFiniteError, PairError, PayloadError
 from ecdiff.families import schedulers
 from ecdiff.families.base import LatentFamily, Row
-from ecdiff.families.loading import Loader, check_vocabulary, quiet_transformers
+from ecdiff.families.loading import Loader, check_vocabulary
+from ecdiff.quiet import quiet_transformers
 from ecdiff.request import Request
 from ecdiff.trajectory import Conditioning, Trajectory
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from logging import CRITICAL
 from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants
-from transformers.utils import logging
 
 from ecdiff.errors import InputError, PairError
-from ecdiff.sources import NO_LIMIT, Memory, Side, Source, quiet_hub, read_json, reason
-
-LIBRARIES = (logging, diffusers_logging)
+from ecdiff.quiet import quiet_hub, quiet_transformers
+from ecdiff.sources import NO_LIMIT, Memory, Side, Source, read_json, reason
 
 
 class Loader:
@@ -168,20 +163,3 @@ def check_vocabulary(tokenizer: Any, text_encoder: Any, source: str) -> None:
         raise PairError(
             f"cannot load tokenizer of {source}: it knows {known} tokens, the text encoder {wanted}"
         )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide the libraries' loading bars, and notes about a torchvision that nothing here needs."""
-    loud = [each for each in LIBRARIES if each.is_progress_bar_enabled()]
-    levels = [each.get_verbosity() for each in LIBRARIES]
-    for library in LIBRARIES:
-        library.set_verbosity(CRITICAL)
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in zip(LIBRARIES, levels, strict=True):
-            library.set_verbosity(level)
-        for library in loud:
-            library.enable_progress_bar()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ecdiff.families.base import Row
-from ecdiff.families.loading import Loader, check_vocabulary, quiet_transformers
+from ecdiff.families.loading import Loader, check_vocabulary
 from ecdiff.families.sd import StableDiffusion, guidance_embedding, tokenize, vae_factor
+from ecdiff.quiet import quiet_transformers
 from ecdiff.request import Request
 from ecdiff.trajectory import Conditioning
 

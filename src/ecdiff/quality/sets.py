@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ecdiff.errors import InputError
+from ecdiff.quiet import quiet_transformers
 
 INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
@@ -90,22 +91,18 @@ def clip_score(pictures: Tensor, prompts: Sequence[str], model: str) -> Tensor:
 
 
 def _clip(model: str) -> tuple[Any, Any, Any]:
-    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-    from transformers.utils import logging
+    with quiet_transformers():
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # its notes about a torchvision that nothing here needs
-    try:
-        return (
-            CLIPModel.from_pretrained(model).eval(),
-            CLIPTokenizer.from_pretrained(model),
-            CLIPImageProcessor.from_pretrained(model),
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"cannot load the CLIP model {model!r}: {reason:.160}. Name a folder that holds it, or "
-            "openai/clip-vit-large-patch14 where the hub can be reached"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
+        try:
+            return (
+                CLIPModel.from_pretrained(model).eval(),
+                CLIPTokenizer.from_pretrained(model),
+                CLIPImageProcessor.from_pretrained(model),
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"cannot load the CLIP model {model!r}: {reason:.160}. Name a folder that holds "
+                "it, or openai/clip-vit-large-patch14 where the hub can be reached"
+            ) from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
+from ecdiff.clips import save
 from ecdiff.errors import InputError
 
 PROMPTS = "prompts.json"
@@ -22,20 +23,20 @@ def export(clips: Iterable[tuple[str, Tensor]], folder: Path, fps: float = 8.0) 
 
     `index` counts the clips of one prompt. `prompts.json` maps each file's name to its prompt, as
     VBench's `--mode=custom_input --prompt_file` reads it, so the folder may move. Raises InputError
-    for a prompt that is no file name or frames that make no clip, or where PyAV is missing; then
-    the clips it wrote are gone again.
+    for a prompt that is no file name or frames that make no clip; then the clips it wrote are
+    gone again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seen: Counter[str] = Counter()
     prompts: dict[str, str] = {}
     try:
-        for prompt, frames in clips:
+        for prompt, clip in clips:
             name = f"{prompt}-{seen[prompt]}.mp4"
             if "/" in name or "\0" in name or len(name.encode()) > LONGEST:
                 raise InputError(f"VBench names clips by prompt: {prompt[:40]!r} is no file name")
             seen[prompt] += 1
             prompts[name] = prompt
-            _write(frames, folder / name, fps)
+            save([_frames(clip)], [folder / name], fps)
     except BaseException:
         for name in prompts:
             (folder / name).unlink(missing_ok=True)
@@ -61,19 +62,8 @@ def read_results(path: Path) -> dict[str, float]:
     return scores
 
 
-def _write(frames: Tensor, path: Path, fps: float) -> None:
-    """H.264 in 4:2:0. Raises InputError for frames it cannot hold."""
-    try:
-        import av
-    except ImportError as error:
-        raise InputError("clips need PyAV: pip install 'ecdiff[metrics]'") from error
-    if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] % 2 or frames.shape[3] % 2:
-        raise InputError(f"a clip is [F, 3, H, W] with even H and W, not {list(frames.shape)}")
-    pixels = (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode())
+def _frames(clip: Tensor) -> list[Image.Image]:
+    """Raises InputError for frames that H.264 in 4:2:0 cannot hold."""
+    if clip.ndim != 4 or clip.shape[1] != 3 or clip.shape[2] % 2 or clip.shape[3] % 2:
+        raise InputError(f"a clip is [F, 3, H, W] with even H and W, not {list(clip.shape)}")
+    return list(map(Image.fromarray, (clip * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()))

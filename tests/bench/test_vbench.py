@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ecdiff.bench.vbench import export, read_results
 from ecdiff.errors import InputError
-from ecdiff.quality.vbench import export, read_results
 
 
 def a_clip(seed: int, frames: int = 5) -> torch.Tensor:
