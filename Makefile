@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ecdiff-installed
 
-.PHONY: install demo test test-slow check docs report constraints clean
+.PHONY: install demo test test-slow check docs report pair video-pair constraints clean
 
 install: $(READY)
 
@@ -43,6 +43,30 @@ docs: install
 report: install
 	$(BIN)/ecdiff tune --out out/report/tune
 	$(BIN)/python -m ecdiff.bench report --plan out/report/tune/plan.json --run out/report
+
+# Both pairs from nothing, with times in docs/reference-pair.md and docs/reference-video.md. An
+# interrupted run goes on; the weights are in $(OUT)/final.
+DEVICE ?= cpu
+pair: OUT := out/pair
+pair: TRAIN = $(BIN)/python -m ecdiff.reference.train --resume --device $(DEVICE)
+pair: install
+	$(TRAIN) vae --fresh --samples 16000 --out $(OUT)/vae
+	$(TRAIN) text --samples 70000 --start $(OUT)/vae/weights --out $(OUT)/text
+	$(TRAIN) cloud --fresh --samples 240000 --scenes 24576 --start $(OUT)/text/weights --out $(OUT)/cloud
+	$(TRAIN) edge --fresh --samples 230000 --scenes 24576 --start $(OUT)/cloud/weights --out $(OUT)/edge
+	$(TRAIN) classifier --samples 240000 --start $(OUT)/vae/weights --out $(OUT)/classifier
+	mkdir -p $(OUT)/final
+	cp -r $(OUT)/edge/weights/. $(OUT)/classifier/weights/. $(OUT)/final
+
+video-pair: OUT := out/video-pair
+video-pair: TRAIN = $(BIN)/python -m ecdiff.reference.video.train --resume --device $(DEVICE)
+video-pair: install
+	$(TRAIN) vae --fresh --decoder-only --samples 6000 --out $(OUT)/vae
+	$(TRAIN) cloud --fresh --samples 240000 --start $(OUT)/vae/weights --out $(OUT)/cloud
+	$(TRAIN) edge --fresh --samples 50000 --start $(OUT)/cloud/weights --out $(OUT)/edge
+	$(TRAIN) classifier --samples 32000 --start $(OUT)/vae/weights --out $(OUT)/classifier
+	mkdir -p $(OUT)/final
+	cp -r $(OUT)/edge/weights/. $(OUT)/classifier/weights/. $(OUT)/final
 
 # Pin what is installed now; torch stays the Makefile's choice.
 constraints: install

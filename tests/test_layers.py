@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [  # lowest first; modules of one layer do not know eac
     {"trajectory", "clips"},
     {"handoff", "families"},
     {"pairs", "relay", "measure"},
-    {"cloud", "edge"},
+    {"cloud", "edge", "drawer"},
     {"reference", "planfile"},
     {"prompts"},
     {"tune", "launch"},

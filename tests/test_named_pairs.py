@@ -26,7 +26,7 @@ from ecdiff.families.loading import Loader
 from ecdiff.sources import Source, read_json
 
 CPU = (torch.device("cpu"), torch.float32)
-HUB_PAIRS = [name for name in pairs.names() if name != "reference"]
+HUB_PAIRS = [name for name in pairs.names() if not name.startswith("reference")]
 OWN_PARTS = {  # what each side loads for its steps: no more
     "sd": {"cloud": {"text_encoder", "unet"}, "edge": {"text_encoder", "unet", "vae"}},
     "sdxl": {
@@ -171,7 +171,10 @@ def test_pairs_says_which_are_downloaded(
     result = call("pairs", "--json")
     entries = {entry["name"]: entry for entry in json.loads(result.stdout)["pairs"]}
     assert list(entries) == pairs.names()
-    assert [n for n, entry in entries.items() if entry["fingerprint"]] == ["reference"]
+    assert [n for n, entry in entries.items() if entry["fingerprint"]] == [
+        "reference",
+        "reference-video",
+    ]
     monkeypatch.setenv("COLUMNS", "80")
     shown = call("pairs").stdout
     assert all(name in shown for name in pairs.names())

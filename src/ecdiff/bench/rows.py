@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from ecdiff.bench import deepcache
-from ecdiff.bench.draw import Drawer
 from ecdiff.bench.setup import Setup
 from ecdiff.bench.sheet import Sheet, shown
+from ecdiff.drawer import Drawer
 from ecdiff.plan import Plan, cloud_only
 from ecdiff.quality import detail, lpips, psnr, ssim
 from ecdiff.quiet import quiet_transformers

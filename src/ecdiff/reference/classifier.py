@@ -12,13 +12,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ecdiff.reference.data import picture_batch
+from ecdiff.reference.data import picture_batch, to_bytes, to_floats
+from ecdiff.reference.heads import Examples, load_heads, train_heads
 from ecdiff.reference.models import WEIGHTS
-from ecdiff.reference.runs import Run, RunConfig
-from ecdiff.reference.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene, training_scene
+from ecdiff.reference.runs import RunConfig
+from ecdiff.reference.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    OBJECTS,
+    SIZES,
+    Scene,
+    training_scene,
+)
 
 ARRANGEMENTS = ("one", "side by side", "stacked")
 HEADS = {
@@ -26,9 +33,12 @@ HEADS = {
     "arrangement": len(ARRANGEMENTS),
     "first_object": len(OBJECTS),
     "first_colour": len(COLOURS),
+    "first_size": len(SIZES),
     "second_object": len(OBJECTS) + 1,  # the last class is "none"
     "second_colour": len(COLOURS) + 1,
+    "second_size": len(SIZES) + 1,
 }
+UNSAID = "medium"  # captions have no word for it
 STAGES = ((3, 24, 2), (24, 48, 2), (48, 96, 2), (96, 96, 1), (96, 128, 2))  # in, out, stride
 SCENES = 16384
 ROUNDTRIPS = 4096  # of the scenes
@@ -66,10 +76,12 @@ def _label(scene: Scene) -> dict[str, int]:
         "arrangement": {None: 0, "above": 2}.get(scene.relation, 1),
         "second_object": len(OBJECTS),
         "second_colour": len(COLOURS),
+        "second_size": len(SIZES),
     }
     for order, thing in zip(("first", "second"), things, strict=False):
         row[f"{order}_object"] = OBJECTS.index(thing.what)
         row[f"{order}_colour"] = list(COLOURS).index(thing.colour)
+        row[f"{order}_size"] = list(SIZES).index(thing.size)
     return row
 
 
@@ -77,50 +89,34 @@ def _label(scene: Scene) -> dict[str, int]:
 def correct(
     classifier: Classifier, x: torch.Tensor, scenes: list[Scene]
 ) -> dict[str, torch.Tensor]:
-    """Which heads read each picture [B, 3, 128, 128] (in [-1, 1]) as its scene: bool [B] a head."""
+    """Which heads read each picture [B, 3, 128, 128] (in [-1, 1]) as its scene: bool [B] a head.
+
+    A size that the scene's caption does not say cannot be wrong.
+    """
     parts = [classifier(part) for part in torch.split(x, 64)]
     wanted = labels(scenes)
-    return {h: torch.cat([p[h] for p in parts]).argmax(1) == wanted[h] for h in HEADS}
+    right = {h: torch.cat([p[h] for p in parts]).argmax(1) == wanted[h] for h in HEADS}
+    for head in ("first_size", "second_size"):
+        right[head] |= wanted[head] == list(SIZES).index(UNSAID)
+    return right
 
 
 def train_classifier(config: RunConfig, vae: AutoencoderKL) -> Classifier:
     """Train on rendered scenes and on what the autoencoder makes of some of them."""
     scenes = _half_with_two_things(SCENES)
-    pictures = [_bytes(picture_batch(scenes[i : i + 64])) for i in range(0, SCENES, 64)]
+    pictures = [to_bytes(picture_batch(scenes[i : i + 64])) for i in range(0, SCENES, 64)]
     blurred = [_roundtrip(vae, pictures[i]) for i in range(ROUNDTRIPS // 64)]
     plain, rebuilt, truth = torch.cat(pictures), torch.cat(blurred), labels(scenes)
     classifier = Classifier()
-
-    def loss_of_step(g: torch.Generator) -> torch.Tensor:
-        half = config.batch // 2
-        a = torch.randint(SCENES, (half,), generator=g)
-        b = torch.randint(ROUNDTRIPS, (half,), generator=g)
-        x = _augment(torch.cat([plain[a], rebuilt[b]]).float() / 127.5 - 1, g)
-        index = torch.cat([a, b])
-        with torch.autocast(config.device, torch.bfloat16):
-            logits = classifier(x.to(config.device))
-        losses = [
-            F.cross_entropy(logits[h].float(), truth[h][index].to(config.device)) for h in HEADS
-        ]
-        return torch.stack(losses).sum()
-
-    Run(config, {"classifier": classifier}).train(loss_of_step)
+    train_heads(config, classifier, Examples(plain, rebuilt, truth), _augment)
     return classifier
 
 
-def save_classifier(classifier: Classifier, folder: Path) -> None:
-    """Write the weights in float16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.cpu().half().contiguous() for k, v in classifier.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-
-
-def load_classifier() -> Classifier:
-    """The shipped classifier, in float32."""
+def load_classifier(folder: Path = WEIGHTS / "classifier") -> Classifier:
+    """The shipped classifier, or the one in `folder`, in float32."""
     classifier = Classifier()
-    state = load_file(WEIGHTS / "classifier" / "model.safetensors")
-    classifier.load_state_dict({k: v.float() for k, v in state.items()})
-    return classifier.eval()
+    load_heads(classifier, folder)
+    return classifier
 
 
 def _half_with_two_things(count: int) -> list[Scene]:
@@ -144,12 +140,8 @@ def _augment(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return F.pad(x, (4, 4, 4, 4), mode="replicate")[..., 4 + dy : 132 + dy, 4 + dx : 132 + dx]
 
 
-def _bytes(x: torch.Tensor) -> torch.Tensor:
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
-
-
 @torch.no_grad()
 def _roundtrip(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        z = vae.encode(pictures.float() / 127.5 - 1).latent_dist.sample()
-        return _bytes(vae.decode(z).sample.float())
+        z = vae.encode(to_floats(pictures)).latent_dist.sample()
+        return to_bytes(vae.decode(z).sample.float())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from transformers import CLIPTokenizer
+from torch import nn
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from ecdiff.reference.canvas import SIDE
 from ecdiff.reference.render import render
@@ -30,28 +31,39 @@ def picture_batch(scenes: Iterable[int | Scene]) -> torch.Tensor:
 def cached_latents(
     vae: AutoencoderKL, count: int, folder: Path, device: str = "cpu"
 ) -> torch.Tensor:
-    """Scaled latents [count, 8, 16, 16] (float16) of training scenes 0..count-1, made once.
+    """Scaled latents [count, 16, 16, 16] (float16) of training scenes 0..count-1, made once.
 
     The file's name carries a hash of the encoder, so that another one never reuses it.
     """
-    path = folder / f"latents-{count}-{_encoder_hash(vae)}.pt"
+    encoder = weights_hash(vae.encoder, vae.quant_conv, also=vae.config.scaling_factor)
+    vae = vae.to(device).eval()
+
+    def encode(seeds: range) -> torch.Tensor:
+        x = picture_batch(seeds).to(device)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            mean = vae.encode(x).latent_dist.mean
+        scaled: torch.Tensor = mean.float() * vae.config.scaling_factor
+        return scaled
+
+    return made_once(folder / f"latents-{count}-{encoder}.pt", count, 64, encode)
+
+
+def made_once(
+    path: Path, count: int, chunk: int, encode: Callable[[range], torch.Tensor]
+) -> torch.Tensor:
+    """The float16 tensor at `path`; where there is none, `encode` of 0..count-1 in chunks."""
     if path.exists():
         known: torch.Tensor = torch.load(path, weights_only=True)
         return known
-    vae = vae.to(device).eval()
     parts = []
-    for start in range(0, count, 64):
-        x = picture_batch(range(start, min(start + 64, count))).to(device)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            mean = vae.encode(x).latent_dist.mean
-        parts.append((mean.float() * vae.config.scaling_factor).half().cpu())
-        if start % 2048 == 0:
+    for start in range(0, count, chunk):
+        parts.append(encode(range(start, min(start + chunk, count))).half().cpu())
+        if start % (32 * chunk) == 0:
             print(f"latents {start}/{count}", flush=True)
-    latents = torch.cat(parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(latents, path.with_suffix(".part"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(torch.cat(parts), path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
-    return latents
+    return torch.cat(parts)
 
 
 def caption_ids(
@@ -66,8 +78,8 @@ def caption_ids(
     return token_ids(tokenizer, texts)
 
 
-def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Token ids [B, 32], padded and cut as the stock pipeline does."""
+def token_ids(tokenizer: CLIPTokenizer | T5Tokenizer, texts: list[str]) -> torch.Tensor:
+    """Token ids [B, L], padded and cut as the stock pipeline does."""
     ids: torch.Tensor = tokenizer(
         texts, padding="max_length", truncation=True, return_tensors="pt",
         max_length=tokenizer.model_max_length,
@@ -77,7 +89,7 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 def save_grid(x: torch.Tensor, path: Path, columns: int) -> None:
     """Write pictures [B, 3, H, W] in [-1, 1] as one picture of `columns` columns."""
-    tiles = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    tiles = to_bytes(x).permute(0, 2, 3, 1).cpu().numpy()
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * SIDE, rows * SIDE))
     for i, tile in enumerate(tiles):
@@ -86,9 +98,20 @@ def save_grid(x: torch.Tensor, path: Path, columns: int) -> None:
     sheet.save(path)
 
 
-def _encoder_hash(vae: AutoencoderKL) -> str:
-    digest = hashlib.sha256(str(vae.config.scaling_factor).encode())
-    for part in (vae.encoder, vae.quant_conv):
+def to_bytes(x: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] as bytes."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def to_floats(x: torch.Tensor) -> torch.Tensor:
+    """Bytes as pixels in [-1, 1]."""
+    return x.float() / 127.5 - 1
+
+
+def weights_hash(*parts: nn.Module, also: object = "") -> str:
+    """A short hash of these modules' weights."""
+    digest = hashlib.sha256(str(also).encode())
+    for part in parts:
         for value in part.state_dict().values():
             digest.update(value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:12]

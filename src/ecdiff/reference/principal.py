@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-KEPT = (12, 24)  # components kept at 64 x 64 and 32 x 32; at 16 x 16 it is the latent channels
+KEPT = (12, 32)  # components kept at 64 x 64 and 32 x 32; at 16 x 16 it is the latent channels
 GROUP_CONSTANT = 4.0  # standard deviations
 LOG_VARIANCE = -6.0
 

@@ -6,6 +6,7 @@ exactly where the last checkpoint left it.
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
@@ -19,6 +20,8 @@ import torch
 from torch import nn
 
 from ecdiff.reference.muon import Muon
+
+Defaults = dict[str, tuple[int, float]]  # part to batch and peak learning rate, see muon.py
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,44 @@ class RunConfig:
     ema: float = 0.999
     resume: bool = False
     checkpoint_seconds: float = 120.0
-    picture_seconds: float = 300.0
+    picture_seconds: float = 900.0
+
+
+def command_line(
+    prog: str, description: str | None, defaults: Defaults, weights: Path
+) -> argparse.ArgumentParser:
+    """The options of every training command; `weights` is where it starts unless told."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("part", choices=list(defaults))
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint, progress and weights")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="training time of this run")
+    length.add_argument("--samples", type=int, help="samples of this run")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
+    parser.add_argument("--fresh", action="store_true", help="do not start from trained weights")
+    parser.add_argument("--start", type=Path, default=weights, help="weights folder to start from")
+    parser.add_argument("--decoder-only", action="store_true", help="vae: keep the latents")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, help="default: by part")
+    parser.add_argument("--lr", type=float, help="peak learning rate; default: by part")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    return parser
+
+
+def config_of(args: argparse.Namespace, defaults: Defaults) -> RunConfig:
+    """What `command_line` read, as a run's configuration; also sets threads and seed."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)  # untrained weights
+    batch, lr = defaults[args.part]
+    return RunConfig(
+        out=args.out,
+        budget=Budget(args.samples, args.minutes),
+        device=args.device,
+        batch=args.batch or batch,
+        lr=args.lr or lr,
+        resume=args.resume,
+    )
 
 
 class Run:

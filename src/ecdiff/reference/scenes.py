@@ -61,7 +61,7 @@ RELATIONS = {
     "above": ("above", "over"),
 }
 HELD_OUT_ONE_IN = 10
-TWO_OBJECT_SHARE = 0.25
+TWO_OBJECT_SHARE = 0.5
 FLOATING = frozenset(
     {"circle", "square", "triangle", "star", "heart", "fish", "balloon", "butterfly", "umbrella"}
 )

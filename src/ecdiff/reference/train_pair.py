@@ -1,4 +1,4 @@
-"""Train the cloud model (U-Net and text encoder), and distil the edge model from it."""
+"""Train the cloud model: its U-Net, and its text encoder further."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ecdiff.reference.data import cached_latents, caption_ids, save_grid
-from ecdiff.reference.models import new_scheduler, pipeline
+from ecdiff.reference.data import cached_latents, caption_ids, save_grid, token_ids
+from ecdiff.reference.layout import BackgroundHead, LayoutHead, backgrounds, layout_labels
+from ecdiff.reference.models import new_scheduler, pipeline, written_out_attention
 from ecdiff.reference.runs import Run, RunConfig
-from ecdiff.reference.scenes import caption, held_out_scenes
+from ecdiff.reference.scenes import caption, held_out_scenes, training_scene
 
 GUIDANCE = 3.0
 MIN_SNR = 5.0
-FEATURE_WEIGHT = 0.1
-BLOCKS = ("down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1")
+LAYOUT_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Noised:
-    """A training batch: `x_t` = sqrt(abar) x_0 + sqrt(1 - abar) eps, each [B, 8, 16, 16]."""
+    """A training batch: `x_t` = sqrt(abar) x_0 + sqrt(1 - abar) eps, each [B, 16, 16, 16]."""
 
     x_t: torch.Tensor
     t: torch.Tensor  # [B]
     eps: torch.Tensor
     ids: torch.Tensor  # [B, 32]
+    labels: torch.Tensor  # [B, 2, 64], the layout
+    backgrounds: torch.Tensor  # [B]
     weight: torch.Tensor  # [B], min(SNR, 5) / SNR
 
 
@@ -49,47 +51,25 @@ def train_cloud(config: RunConfig, pair: Pair, scenes: int, export: Callable[[],
     Every few minutes and at the end `export` is called while the modules hold averaged weights.
     """
     latents = cached_latents(pair.vae, scenes, config.out.parent, config.device)
-    run = Run(config, {"unet": pair.cloud.train(), "text_encoder": pair.text_encoder.train()})
+    head = LayoutHead(pair.cloud.config.block_out_channels[-1])
+    place = BackgroundHead(pair.text_encoder.config.hidden_size)
+    modules = {"unet": pair.cloud, "text_encoder": pair.text_encoder, "head": head, "place": place}
+    run = Run(config, {name: module.train() for name, module in modules.items()})
+    written_out_attention(pair.cloud)
+    written_out_attention(pair.text_encoder)
+    seen = record_blocks(pair.cloud, ("mid_block",))
+    nothing = token_ids(pair.tokenizer, [""]).to(config.device)
 
     def loss_of_step(g: torch.Generator) -> torch.Tensor:
         b = noised_batch(latents, pair.tokenizer, config, g)
         with torch.autocast(config.device, torch.bfloat16):
             text = pair.text_encoder(b.ids).last_hidden_state
             pred = pair.cloud(b.x_t, b.t, text).sample
-        return _weighted_mse(pred, b.eps, b.weight)
+        layout = head.loss(seen["mid_block"].flatten(2).mT, b.labels)
+        told = place.loss(text, b.backgrounds, (b.ids == nothing).all(1))
+        return _weighted_mse(pred, b.eps, b.weight) + LAYOUT_WEIGHT * (layout + told)
 
-    run.train(loss_of_step, lambda r: _draw(r, pair, pair.cloud, export))
-
-
-def train_edge(
-    config: RunConfig,
-    pair: Pair,
-    edge: UNet2DConditionModel,
-    scenes: int,
-    export: Callable[[], None],
-) -> None:
-    """Distil the edge's U-Net: the task's loss, the cloud's output, and its blocks' outputs."""
-    latents = cached_latents(pair.vae, scenes, config.out.parent, config.device)
-    run = Run(config, {"unet": edge.train()})
-    teacher = pair.cloud.to(config.device).eval().requires_grad_(False)
-    text_encoder = pair.text_encoder.to(config.device).eval().requires_grad_(False)
-    wanted, got = _record_blocks(teacher), _record_blocks(edge)
-
-    def loss_of_step(g: torch.Generator) -> torch.Tensor:
-        b = noised_batch(latents, pair.tokenizer, config, g)
-        with torch.autocast(config.device, torch.bfloat16):
-            with torch.no_grad():
-                text = text_encoder(b.ids).last_hidden_state
-                target = teacher(b.x_t, b.t, text).sample
-            pred = edge(b.x_t, b.t, text).sample
-        features = sum(
-            (got[k].float() - wanted[k].float()).pow(2).mean() / wanted[k].float().pow(2).mean()
-            for k in BLOCKS
-        )
-        task = _weighted_mse(pred, b.eps, b.weight)
-        return task + _weighted_mse(pred, target, b.weight) + FEATURE_WEIGHT * features
-
-    run.train(loss_of_step, lambda r: _draw(r, pair, edge, export))
+    run.train(loss_of_step, lambda r: draw_progress(r, pair, pair.cloud, export))
 
 
 def noised_batch(
@@ -100,20 +80,28 @@ def noised_batch(
     seeds = torch.randint(len(latents), (n,), generator=g)
     x0 = latents[seeds].float()
     eps = torch.randn(x0.shape, generator=g)
-    t = ((torch.arange(n) + torch.rand(n, generator=g)) / n * 1000).long().clamp(0, 999)
+    t = (1000 * stratified(n, g)).long()
     abar = new_scheduler().alphas_cumprod[t]
     a = abar[:, None, None, None]
     snr = abar / (1 - abar)
     ids = caption_ids(tokenizer, seeds.tolist(), g)
-    parts = (a.sqrt() * x0 + (1 - a).sqrt() * eps, t, eps, ids, snr.clamp(max=MIN_SNR) / snr)
+    scenes = [training_scene(seed) for seed in seeds.tolist()]
+    x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
+    told = layout_labels(scenes), backgrounds(scenes)
+    parts = (x_t, t, eps, ids, *told, snr.clamp(max=MIN_SNR) / snr)
     return Noised(*(part.to(config.device) for part in parts))
+
+
+def stratified(n: int, g: torch.Generator) -> torch.Tensor:
+    """n uniform draws from [0, 1), one from each n-th of it, in order."""
+    return ((torch.arange(n) + torch.rand(n, generator=g)) / n).clamp(max=1 - 1e-6)
 
 
 def _weighted_mse(pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (weight * (pred.float() - target.float()).pow(2).flatten(1).mean(1)).mean()
 
 
-def _record_blocks(unet: nn.Module) -> dict[str, torch.Tensor]:
+def record_blocks(unet: nn.Module, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Hook a U-Net so that the returned dict always holds its blocks' latest outputs."""
     seen: dict[str, torch.Tensor] = {}
 
@@ -123,13 +111,15 @@ def _record_blocks(unet: nn.Module) -> dict[str, torch.Tensor]:
 
         return hook
 
-    for name in BLOCKS:
+    for name in names:
         unet.get_submodule(name).register_forward_hook(keep(name))
     return seen
 
 
 @torch.no_grad()
-def _draw(run: Run, pair: Pair, unet: UNet2DConditionModel, export: Callable[[], None]) -> None:
+def draw_progress(
+    run: Run, pair: Pair, unet: UNet2DConditionModel, export: Callable[[], None]
+) -> None:
     """With averaged weights in place, export and draw a grid of held-out prompts in 20 steps."""
     device = run.config.device
     with run.averaged():

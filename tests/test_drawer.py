@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ecdiff.bench import deepcache
-from ecdiff.bench.draw import Drawer
 from ecdiff.bench.error import path
 from ecdiff.bench.quality import rows
 from ecdiff.bench.robustness import perturbed
+from ecdiff.drawer import Drawer
 from ecdiff.measure import generate
 from ecdiff.plan import Phase, Plan, cloud_only, split
 from tests.conftest import a_request, unet_rows

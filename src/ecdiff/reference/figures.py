@@ -1,0 +1,165 @@
+"""The figures of the reference pair that `evaluate` puts together."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+
+from ecdiff.drawer import Drawer
+from ecdiff.measure import Families, batches
+from ecdiff.plan import Plan
+from ecdiff.quality import detail, psnr, ssim
+from ecdiff.reference.canvas import SIDE
+from ecdiff.reference.classifier import UNSAID, Classifier, correct
+from ecdiff.reference.data import token_ids
+from ecdiff.reference.models import new_scheduler
+from ecdiff.reference.scenes import Scene, caption
+from ecdiff.request import Request
+
+BATCH = 32
+ERROR_SCENES = 100
+RESAMPLES = 1000
+
+
+def pictures(
+    families: Families, scenes: Sequence[Scene], plans: dict[str, Plan], guidance: float
+) -> dict[str, Tensor]:
+    """Pictures [B, 3, 128, 128] in [0, 1] by plan, of the scenes' plain captions."""
+    count = len(scenes) // 2
+    requests = [
+        Request(caption(scene), SIDE, SIDE, guidance, (i % count,))
+        for i, scene in enumerate(scenes)
+    ]
+    parts: dict[str, list[Tensor]] = {name: [] for name in plans}
+    for part in batches(requests, BATCH):
+        drawer = Drawer(families, part, plans.values())
+        for name, plan in plans.items():
+            parts[name].append(drawer.pictures(plan))
+    return {name: torch.cat(drawn) for name, drawn in parts.items()}
+
+
+def adherence(
+    judge: Classifier, x: Tensor, one: list[Scene], two: list[Scene]
+) -> dict[str, dict[str, Any]]:
+    """Percentages right of pictures `x` in [-1, 1], first those of `one`, then those of `two`."""
+    a, b = correct(judge, x[: len(one)], one), correct(judge, x[len(one) :], two)
+    said = torch.tensor([scene.things[0].size != UNSAID for scene in one])
+    objects = b["first_object"] & b["second_object"]
+    colours = b["first_colour"] & b["second_colour"]
+    parts = {
+        "object": a["first_object"],
+        "colour": a["first_colour"],
+        "background": a["background"],
+        "size, where said": a["first_size"][said],
+        "two: objects": objects,
+        "two: colours": colours,
+        "two: relation": b["arrangement"],
+        "two: all three": objects & colours & b["arrangement"],
+        "two: background": b["background"],
+    }
+    return {name: estimate(100 * part.float()) for name, part in parts.items()}
+
+
+def late(drawn: dict[str, Tensor]) -> dict[str, Any]:
+    """How near `drawn["finish"]`, at the edge, and `drawn["coast"]` are to `drawn["cloud"]`."""
+    cloud = drawn["cloud"]
+    found: dict[str, Any] = {
+        name: {
+            "psnr_db": estimate(psnr(drawn[name], cloud)),
+            "detail": estimate(detail(drawn[name], cloud)),
+        }
+        for name in ("finish", "coast")
+    }
+    gain = psnr(drawn["finish"], cloud) - psnr(drawn["coast"], cloud)
+    return found | {"gain_db": estimate(gain)}
+
+
+def estimate(values: Tensor) -> dict[str, Any]:
+    """The mean of values [B] and its 95 % interval, by bootstrap over the prompts."""
+    g = torch.Generator().manual_seed(0)
+    means = values[torch.randint(len(values), (RESAMPLES, len(values)), generator=g)].mean(1)
+    low, high = means.float().quantile(torch.tensor([0.025, 0.975])).tolist()
+    return {"mean": float(values.mean()), "interval": [low, high]}
+
+
+@torch.no_grad()
+def noise_error(pipe: StableDiffusionPipeline, x: Tensor, scenes: list[Scene]) -> float:
+    """Mean squared error of the predicted noise on pictures x [B, 3, 128, 128], no guidance.
+
+    Timesteps are spread evenly over 0..999 and the noise is seeded: the same for both sites.
+    """
+    g = torch.Generator().manual_seed(0)
+    x0 = pipe.vae.encode(x[:ERROR_SCENES]).latent_dist.mean * pipe.vae.config.scaling_factor
+    t = ((torch.arange(len(x0)) + 0.5) * 1000 / len(x0)).long()
+    t = t[torch.randperm(len(t), generator=g)]
+    noise = torch.randn(x0.shape, generator=g)
+    x_t = new_scheduler().add_noise(x0, noise, t)
+    ids = token_ids(pipe.tokenizer, [caption(scene) for scene in scenes[: len(x0)]])
+    predicted = pipe.unet(x_t, t, pipe.text_encoder(ids).last_hidden_state).sample
+    return float((predicted - noise).square().mean())
+
+
+@torch.no_grad()
+def autoencoder_quality(pipe: StableDiffusionPipeline, x: Tensor) -> dict[str, Any]:
+    """PSNR (dB) and SSIM of held-out scenes [B, 3, 128, 128] after encoding and decoding."""
+    parts = [
+        pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in torch.split(x, BATCH)
+    ]
+    y = torch.cat(parts).clamp(-1, 1)
+    a, b = (x + 1) / 2, (y + 1) / 2
+    return {"vae_psnr_db": estimate(psnr(a, b)), "vae_ssim": estimate(ssim(a, b))}
+
+
+@torch.no_grad()
+def step_times(unets: dict[str, UNet2DConditionModel], repeats: int = 41) -> dict[str, float]:
+    """Median milliseconds of one call, the two networks taking turns, and edge over cloud."""
+    figures: dict[str, float] = {}
+    for batch in (1, 2):
+        seconds: dict[str, list[float]] = {site: [] for site in unets}
+        for _ in range(repeats):
+            for site, unet in unets.items():
+                c = unet.config
+                x = torch.randn(batch, c.in_channels, c.sample_size, c.sample_size)
+                text = torch.randn(batch, 32, c.cross_attention_dim)
+                began = time.perf_counter()
+                unet(x, 500, text)
+                seconds[site].append(time.perf_counter() - began)
+        median = {site: 1000 * statistics.median(s) for site, s in seconds.items()}
+        figures |= {f"{site}_step_ms_batch_{batch}": ms for site, ms in median.items()}
+        figures[f"step_ratio_batch_{batch}"] = median["edge"] / median["cloud"]
+    return figures
+
+
+def bar(name: str, value: float, sign: str, wanted: float) -> dict[str, Any]:
+    """A figure that must be `sign` (">=" or "<=") `wanted`, and whether it is."""
+    holds = value >= wanted if sign == ">=" else value <= wanted
+    return {"name": name, "value": value, "wanted": f"{sign} {wanted:g}", "holds": holds}
+
+
+def print_bars(bars: Sequence[dict[str, Any]]) -> None:
+    """The bars as a Markdown table."""
+    print("\n| bar | value | wanted | |\n| --- | ---: | --- | --- |")
+    for each in bars:
+        verdict = "holds" if each["holds"] else "**missed**"
+        print(f"| {each['name']} | {each['value']:.2f} | {each['wanted']} | {verdict} |")
+
+
+def shown(part: dict[str, Any]) -> str:
+    """An estimate with its interval."""
+    low, high = part["interval"]
+    return f"{part['mean']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def rounded(value: Any) -> Any:
+    """All floats of nested dicts and lists to three digits."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return round(value, 3) if isinstance(value, float) else value

@@ -1,0 +1,1 @@
+"""The reference video pair: drawn clips, training, evaluation and the trained weights."""
