@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from ecdiff.reference.data import picture_batch, to_bytes, to_floats
-from ecdiff.reference.heads import Examples, load_heads, train_heads
+from ecdiff.reference.heads import Examples, load_heads, train_heads, trunk
 from ecdiff.reference.models import WEIGHTS
 from ecdiff.reference.runs import RunConfig
 from ecdiff.reference.scenes import (
@@ -49,9 +49,7 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after, stride in STAGES:
-            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()]
+        layers = trunk(STAGES)
         layers += [nn.Conv2d(128, 32, 1), nn.SiLU(), nn.Flatten(), nn.Dropout(0.2)]
         layers += [nn.Linear(32 * 8 * 8, 256), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)

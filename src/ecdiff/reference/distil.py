@@ -15,7 +15,13 @@ from ecdiff.reference.data import cached_latents, caption_ids, token_ids, weight
 from ecdiff.reference.models import new_scheduler, pipeline, written_out_attention
 from ecdiff.reference.runs import Run, RunConfig
 from ecdiff.reference.scenes import caption, training_scene
-from ecdiff.reference.train_pair import Pair, draw_progress, record_blocks, stratified
+from ecdiff.reference.train_pair import (
+    Pair,
+    draw_progress,
+    features_apart,
+    record_blocks,
+    stratified,
+)
 
 FEATURE_WEIGHT = 0.02
 LOWEST_GUIDANCE, HIGHEST_GUIDANCE = 1.0, 8.0
@@ -78,12 +84,9 @@ def train_edge(
                 target = teacher(x_t, t, text).sample
             predicted = edge(x_t, t, text).sample
         with_words, without = (predicted.float() - target.float()).chunk(2)
-        features = sum(
-            (got[k].float() - wanted[k].float()).pow(2).mean() / wanted[k].float().pow(2).mean()
-            for k in BLOCKS
-        )
         guided = without + b.guidance * (with_words - without)
         output: torch.Tensor = (guided.pow(2) / b.guidance).mean()
+        features = features_apart((got[k] for k in BLOCKS), (wanted[k] for k in BLOCKS))
         return output + FEATURE_WEIGHT * features
 
     run.train(loss_of_step, lambda r: draw_progress(r, pair, edge, export))

@@ -8,7 +8,6 @@ Prints tables, then a line of JSON with every figure and `bars`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from pathlib import Path
@@ -25,9 +24,11 @@ from ecdiff.reference.classifier import HEADS, correct, load_classifier
 from ecdiff.reference.data import picture_batch
 from ecdiff.reference.figures import (
     adherence,
+    arguments,
     autoencoder_quality,
     bar,
     late,
+    megabytes,
     noise_error,
     pictures,
     print_bars,
@@ -37,7 +38,6 @@ from ecdiff.reference.figures import (
 )
 from ecdiff.reference.models import WEIGHTS, load_pipeline
 from ecdiff.reference.scenes import Scene, caption, held_out_scenes
-from ecdiff.reference.train_pair import GUIDANCE
 
 STEPS = 50
 HANDOFF, LATE = 35, 36  # steps of the adherence and of the late-steps bars
@@ -79,7 +79,7 @@ def evaluate(weights: Path, prompts: int, guidance: float, grid: Path | None) ->
         "prompts_one_object": len(one),
         "prompts_two_objects": len(two),
         "threads": torch.get_num_threads(),
-        "megabytes": sum(f.stat().st_size for f in weights.rglob("*") if f.is_file()) / 1e6,
+        "megabytes": megabytes(weights),
         "renders": adherence(judge, truth, one, two),
     }
     result |= autoencoder_quality(pipes["cloud"], truth[:prompts])
@@ -178,13 +178,8 @@ def print_tables(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ecdiff.reference.evaluate", description=__doc__
-    )
-    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--prompts", type=int, default=256, help="of each kind")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the pair's folder")
+    pair = pairs.resolve("reference")
+    parser = arguments("ecdiff.reference.evaluate", __doc__, pair, WEIGHTS)
     parser.add_argument("--grid", type=Path, help="write the cloud's pictures with verdicts")
     args = parser.parse_args()
     result = evaluate(args.weights, args.prompts, args.guidance, args.grid)

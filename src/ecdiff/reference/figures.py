@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ecdiff.drawer import Drawer
 from ecdiff.measure import Families, batches
+from ecdiff.pairs import Pair
 from ecdiff.plan import Plan
 from ecdiff.quality import detail, psnr, ssim
 from ecdiff.reference.canvas import SIDE
@@ -134,6 +137,21 @@ def step_times(unets: dict[str, UNet2DConditionModel], repeats: int = 41) -> dic
         figures |= {f"{site}_step_ms_batch_{batch}": ms for site, ms in median.items()}
         figures[f"step_ratio_batch_{batch}"] = median["edge"] / median["cloud"]
     return figures
+
+
+def megabytes(weights: Path) -> float:
+    """The size of all files of a pair."""
+    return sum(f.stat().st_size for f in weights.rglob("*") if f.is_file()) / 1e6
+
+
+def arguments(module: str, about: str | None, pair: Pair, weights: Path) -> ArgumentParser:
+    """The options of both evaluations; `pair` gives the guidance, `weights` is its folder."""
+    parser = ArgumentParser(prog=f"python -m {module}", description=about)
+    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
+    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts (of each kind)")
+    parser.add_argument("--guidance", type=float, default=pair.guidance)
+    parser.add_argument("--weights", type=Path, default=weights, help="the pair's folder")
+    return parser
 
 
 def bar(name: str, value: float, sign: str, wanted: float) -> dict[str, Any]:

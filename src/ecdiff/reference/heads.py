@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,14 @@ class Examples:
     plain: torch.Tensor
     rebuilt: torch.Tensor  # [M, 3, ...]
     truth: dict[str, torch.Tensor]  # head to classes [N]
+
+
+def trunk(stages: Iterable[tuple[int, int, int]]) -> list[nn.Module]:
+    """Convolutions of 3 x 3 by channels in, channels out and stride, each normed and activated."""
+    layers: list[nn.Module] = []
+    for before, after, stride in stages:
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()]
+    return layers
 
 
 def train_heads(

@@ -182,27 +182,32 @@ def pipeline(
 
 def save_cloud(pipe: StableDiffusionPipeline, folder: Path) -> None:
     """Write a complete stock folder in float16; the pipeline itself stays as it is."""
-    half = pipeline(_half(pipe.vae), _half(pipe.text_encoder), pipe.tokenizer, _half(pipe.unet))
-    half.save_pretrained(folder)
+    small = pipeline(half(pipe.vae), half(pipe.text_encoder), pipe.tokenizer, half(pipe.unet))
+    small.save_pretrained(folder)
     save_text(pipe.text_encoder, pipe.tokenizer, folder)
 
 
 def save_text(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write the text encoder in float16, and the tokenizer."""
-    _half(encoder).save_pretrained(folder / "text_encoder")
+    half(encoder).save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-    path = folder / "text_encoder" / "config.json"  # transformers loads in the dtype it says
+    load_in_float32(folder / "text_encoder")
+
+
+def load_in_float32(folder: Path) -> None:
+    """Change the dtype that a transformers folder names, and loads in."""
+    path = folder / "config.json"
     path.write_text(path.read_text().replace('"float16"', '"float32"'))
 
 
 def save_vae(vae: AutoencoderKL, folder: Path) -> None:
     """Write the autoencoder in float16."""
-    _half(vae).save_pretrained(folder)
+    half(vae).save_pretrained(folder)
 
 
 def save_edge(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write the edge's U-Net in float16."""
-    _half(unet).save_pretrained(folder)
+    half(unet).save_pretrained(folder)
 
 
 def load_pipeline(weights: Path = WEIGHTS, site: str = "cloud") -> StableDiffusionPipeline:
@@ -215,7 +220,7 @@ def load_pipeline(weights: Path = WEIGHTS, site: str = "cloud") -> StableDiffusi
     return pipe
 
 
-def _half(module: Module) -> Module:
+def half(module: Module) -> Module:
     """A float16 copy."""
     copy = deepcopy(module).cpu()
     if isinstance(copy, ModelMixin):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
@@ -35,9 +34,8 @@ def start_at_principal_components(vae: AutoencoderKL, x: torch.Tensor) -> None:
         if block.resnets[0].conv_shortcut is not None:
             _identity(block.resnets[0].conv_shortcut, y.shape[1])
         y = _gather(block.downsamplers[0].conv, y, kept)
-    gain = y.std((0, 2, 3)) ** -0.5  # coarse components stay the larger ones
-    gain = gain / (gain * y.std((0, 2, 3))).mean()
-    _paired_output(encoder, y, gain)
+    shortcut = encoder.down_blocks[-1].resnets[0].conv_shortcut
+    paired_output(shortcut, encoder.conv_norm_out, encoder.conv_out, y, component_gains(y), (1, 1))
     for conv in (vae.quant_conv, vae.post_quant_conv):
         nn.init.zeros_(conv.bias)
         conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
@@ -56,27 +54,53 @@ def _identity(conv: nn.Conv2d, channels: int) -> None:
 def _gather(conv: nn.Conv2d, y: torch.Tensor, kept: int) -> torch.Tensor:
     """Make a stride-2 convolution keep the `kept` leading components of 2 x 2 patches of y."""
     patches = nn.functional.pixel_unshuffle(y, 2)  # channel c * 4 + dy * 2 + dx
-    flat = patches.transpose(0, 1).flatten(1)
-    basis = torch.linalg.eigh(torch.cov(flat)).eigenvectors[:, -kept:].flip(1).T
+    basis = leading_components(patches, kept)
     assert conv.bias is not None
     conv.weight[:kept] = 0
     conv.bias[:kept] = 0
-    conv.weight[:kept, : y.shape[1], :2, :2] = basis.unflatten(1, (-1, 2, 2))
+    conv.weight[:kept, : y.shape[1], :2, :2] = basis.view(kept, -1, 2, 2)
     return nn.functional.conv2d(patches, basis[:, :, None, None])
 
 
-def _paired_output(encoder: Encoder, y: torch.Tensor, gain: torch.Tensor) -> None:
-    """Route component k as (y, -y) through the last norm and SiLU to latent channel k."""
-    shortcut, out = encoder.down_blocks[-1].resnets[0].conv_shortcut, encoder.conv_out
-    groups, channels = encoder.conv_norm_out.num_groups, len(shortcut.weight)
+def leading_components(patches: torch.Tensor, kept: int) -> torch.Tensor:
+    """The `kept` leading principal components of patches [B, D, H, W], largest first: [kept, D]."""
+    flat = patches.transpose(0, 1).flatten(1)
+    vectors: torch.Tensor = torch.linalg.eigh(torch.cov(flat)).eigenvectors
+    return vectors[:, -kept:].flip(1).T
+
+
+def component_gains(y: torch.Tensor) -> torch.Tensor:
+    """Gains [C] that give components y [B, C, ...] a mean deviation of 1, in the same order."""
+    deviation = y.transpose(0, 1).flatten(1).std(1)
+    gain = deviation**-0.5
+    return gain / (gain * deviation).mean()
+
+
+def paired_output(
+    shortcut: nn.Conv2d | nn.Conv3d,
+    norm: nn.GroupNorm,
+    out: nn.Conv2d | nn.Conv3d,
+    y: torch.Tensor,
+    gain: torch.Tensor,
+    tap: tuple[int, ...],
+) -> None:
+    """Route component k of y [B, C, ...] as (y, -y) through `norm` and SiLU to latent channel k.
+
+    `tap` is the place in `out`'s kernel that reads the pixel itself.
+    """
+    groups, channels = norm.num_groups, len(shortcut.weight)
     size, count = channels // groups, len(gain)
-    mean, std = y.mean((0, 2, 3)), y.std((0, 2, 3))
+    components = y.transpose(0, 1).flatten(1)
+    mean, std = components.mean(1), components.std(1)
+    per_group = -(-count // groups)
+    assert size >= 2 + 2 * per_group, "too few channels a group for the latents"
+    assert shortcut.bias is not None
+    assert out.bias is not None
     shortcut.weight *= 0.1
     shortcut.bias.zero_()
     nn.init.zeros_(out.weight)
     nn.init.zeros_(out.bias)
     out.bias[count:] = LOG_VARIANCE
-    per_group = -(-count // groups)
     scale = ((2 * GROUP_CONSTANT**2 + 2 * per_group) / size) ** 0.5
     for g in range(groups):
         shortcut.weight[g * size : g * size + 2] = 0
@@ -87,4 +111,4 @@ def _paired_output(encoder: Encoder, y: torch.Tensor, gain: torch.Tensor) -> Non
             shortcut.weight[row] = 0
             shortcut.weight[row, k] = sign / std[k]
             shortcut.bias[row] = -sign * mean[k] / std[k]
-            out.weight[k, row, 1, 1] = sign * scale * std[k] * gain[k]
+            out.weight[(k, row, *tap)] = sign * scale * std[k] * gain[k]

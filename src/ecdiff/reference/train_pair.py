@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def train_cloud(config: RunConfig, pair: Pair, scenes: int, export: Callable[[],
             pred = pair.cloud(b.x_t, b.t, text).sample
         layout = head.loss(seen["mid_block"].flatten(2).mT, b.labels)
         told = place.loss(text, b.backgrounds, (b.ids == nothing).all(1))
-        return _weighted_mse(pred, b.eps, b.weight) + LAYOUT_WEIGHT * (layout + told)
+        return weighted_mse(pred, b.eps, b.weight) + LAYOUT_WEIGHT * (layout + told)
 
     run.train(loss_of_step, lambda r: draw_progress(r, pair, pair.cloud, export))
 
@@ -97,12 +97,13 @@ def stratified(n: int, g: torch.Generator) -> torch.Tensor:
     return ((torch.arange(n) + torch.rand(n, generator=g)) / n).clamp(max=1 - 1e-6)
 
 
-def _weighted_mse(pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def weighted_mse(pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of pred and target [B, ...], each member by its weight [B]."""
     return (weight * (pred.float() - target.float()).pow(2).flatten(1).mean(1)).mean()
 
 
-def record_blocks(unet: nn.Module, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Hook a U-Net so that the returned dict always holds its blocks' latest outputs."""
+def record_blocks(network: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Hook a network so that the returned dict always holds its blocks' latest outputs."""
     seen: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -112,8 +113,17 @@ def record_blocks(unet: nn.Module, names: tuple[str, ...]) -> dict[str, torch.Te
         return hook
 
     for name in names:
-        unet.get_submodule(name).register_forward_hook(keep(name))
+        network.get_submodule(name).register_forward_hook(keep(name))
     return seen
+
+
+def features_apart(got: Iterable[torch.Tensor], wanted: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Squared differences of two networks' block outputs, over the wanted ones' squares, summed."""
+    apart = [
+        (a.float() - b.float()).pow(2).mean() / b.float().pow(2).mean()
+        for a, b in zip(got, wanted, strict=True)
+    ]
+    return torch.stack(apart).sum()
 
 
 @torch.no_grad()

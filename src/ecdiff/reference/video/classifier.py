@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import nn
 
 from ecdiff.reference.data import to_bytes, to_floats
-from ecdiff.reference.heads import Examples, load_heads, train_heads
+from ecdiff.reference.heads import Examples, load_heads, train_heads, trunk
 from ecdiff.reference.runs import RunConfig
 from ecdiff.reference.video.clips import BACKGROUNDS, COLOURS, MOTIONS, OBJECTS, Clip, any_clip
 from ecdiff.reference.video.data import clip_batch
@@ -40,10 +40,7 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after, stride in STAGES:
-            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = nn.Sequential(*trunk(STAGES))
         self.place = nn.Conv2d(96, 4, 1)
         self.across = nn.Sequential(nn.Linear(SEEN * 4 * 8 * 8, 64), nn.SiLU())
         sizes = {name: 64 if name == "motion" else 2 * 96 for name in HEADS}

@@ -6,10 +6,11 @@ The same seed always gives the same clip, the same pixels and the same caption. 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass
 from itertools import product
+
+from ecdiff.reference.scenes import is_held_out
 
 SIDE = 64  # pixels
 FRAMES = 9
@@ -34,7 +35,6 @@ RADII = {"small": 7.5, "medium": 10.5, "big": 14.0}  # pixels, in the middle fra
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 TRAVEL = 22.0  # pixels from the first frame to the last
 GROWTH = 2.25  # last radius over first radius
-HELD_OUT_ONE_IN = 10
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,6 @@ class Clip:
         grows = {"growing": 1, "shrinking": -1}.get(self.motion, 0)
         radius = self.radius * GROWTH ** (along * grows)
         return self.x + dx * along * TRAVEL, self.y + dy * along * TRAVEL, radius
-
-
-def is_held_out(what: str, colour: str, motion: str) -> bool:
-    """A fixed one in ten of all combinations, by hash: the same on every machine."""
-    digest = hashlib.blake2b(f"{what}|{colour}|{motion}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0
 
 
 def held_out_combinations() -> list[tuple[str, str, str]]:

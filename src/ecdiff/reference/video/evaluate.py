@@ -7,28 +7,35 @@ clip while it is 1.6 times as fast. Prints tables, then a line of JSON with ever
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
+from ecdiff import clips as files
 from ecdiff import pairs
 from ecdiff.edge.pipeline import EdgeCloudPipeline
 from ecdiff.measure import seconds_of, step_times
 from ecdiff.pairs import Pair
 from ecdiff.plan import Plan, cloud_only, edge_only, plan_for
 from ecdiff.quality import psnr
-from ecdiff.reference.figures import bar, estimate, print_bars, rounded, shown
+from ecdiff.reference.data import to_bytes
+from ecdiff.reference.figures import (
+    arguments,
+    bar,
+    estimate,
+    megabytes,
+    print_bars,
+    rounded,
+    shown,
+)
 from ecdiff.reference.video.classifier import Classifier, correct, load_classifier
 from ecdiff.reference.video.clips import FRAMES, SIDE, Clip, caption, held_out_clips
 from ecdiff.reference.video.data import clip_batch
 from ecdiff.reference.video.models import WEIGHTS, load_vae
-from ecdiff.reference.video.pair import GUIDANCE
 from ecdiff.reference.video.vae import frame_psnr
 from ecdiff.request import HANDOFFS, Request
 from ecdiff.sources import Side, Source
@@ -77,14 +84,15 @@ def evaluate(weights: Path, prompts: int, guidance: float, gif: Path | None) -> 
         "prompts": prompts,
         "seeds": "0 to prompts - 1, the same for every row",
         "threads": torch.get_num_threads(),
-        "megabytes": sum(f.stat().st_size for f in weights.rglob("*") if f.is_file()) / 1e6,
+        "megabytes": megabytes(weights),
         "vae_psnr_db": float(db.mean()),
         "vae_psnr_db_by_frame": db.mean(0).tolist(),
         "rows": rows,
     }
     result |= _speed(pair, ec_diff, guidance)
     if gif:
-        save_gif([truth, *(drawn[n] for n in ("cloud", "EC-Diff, renoise", "edge"))], gif)
+        shown_rows = [truth, *(drawn[n] for n in ("cloud", "EC-Diff, renoise", "edge"))]
+        save_sheet(shown_rows, gif, pair.fps)
     result["bars"] = [bar(n, rows[row][f]["mean"], ">=", wanted) for n, row, f, wanted in BARS]
     result["bars"] += [
         bar("EC-Diff speed-up on one machine", result["speedup"], ">=", 1.6),
@@ -133,17 +141,13 @@ def _speed(pair: Pair, plan: Plan, guidance: float) -> dict[str, float]:
     }
 
 
-def save_gif(rows: list[torch.Tensor], path: Path, columns: int = 8, fps: int = 6) -> None:
+def save_sheet(rows: list[torch.Tensor], path: Path, fps: int, columns: int = 8) -> None:
     """One moving sheet: a row of clips [B, 3, 9, 64, 64] in [-1, 1] below the other."""
     tiles = torch.stack([row[:columns] for row in rows])  # [R, C, 3, T, H, W]
     sheet = tiles.permute(3, 0, 4, 1, 5, 2).flatten(1, 2).flatten(2, 3)  # [T, R H, C W, 3]
-    pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-    frames = [
-        Image.fromarray(np.ascontiguousarray(p)).resize((p.shape[1] * 2, p.shape[0] * 2), 0)
-        for p in pixels
-    ]
+    large = to_bytes(sheet).repeat_interleave(2, 1).repeat_interleave(2, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
+    files.save([[Image.fromarray(frame.numpy()) for frame in large]], [path], fps)
 
 
 def print_tables(result: dict[str, Any]) -> None:
@@ -164,13 +168,8 @@ def print_tables(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ecdiff.reference.video.evaluate", description=__doc__
-    )
-    parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the pair's folder")
+    pair = pairs.resolve("reference-video")
+    parser = arguments("ecdiff.reference.video.evaluate", __doc__, pair, WEIGHTS)
     parser.add_argument("--gif", type=Path, help="a moving sheet: truth, cloud, EC-Diff, edge")
     args = parser.parse_args()
     result = evaluate(args.weights, args.prompts, args.guidance, args.gif)

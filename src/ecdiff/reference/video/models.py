@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from copy import deepcopy
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from diffusers import (
@@ -22,11 +21,11 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from ecdiff.plan import Site
+from ecdiff.reference.models import half, load_in_float32
 from ecdiff.reference.video.clips import FRAMES, SIDE, caption, training_clip
 from ecdiff.reference.video.data import clip_batch
 from ecdiff.reference.video.principal import start_at_principal_components
 
-Module = TypeVar("Module", bound=nn.Module)
 WEIGHTS = Path(__file__).parent / "weights"
 LATENT_CHANNELS = 8
 LATENT_SIDE = SIDE // 4
@@ -215,22 +214,21 @@ def draw(
 
 def save(pipe: CogVideoXPipeline, folder: Path) -> None:
     """Write a complete stock folder in float16; the pipeline itself stays as it is."""
-    half = CogVideoXPipeline(
+    small = CogVideoXPipeline(
         pipe.tokenizer,
-        _half(pipe.text_encoder),
-        _half(pipe.vae),
-        _half(pipe.transformer),
+        half(pipe.text_encoder),
+        half(pipe.vae),
+        half(pipe.transformer),
         pipe.scheduler,
     )
-    half.save_pretrained(folder)
-    path = folder / "text_encoder" / "config.json"  # transformers loads in the dtype it says
-    path.write_text(path.read_text().replace('"float16"', '"float32"'))
+    small.save_pretrained(folder)
+    load_in_float32(folder / "text_encoder")
 
 
 def save_vae(vae: AutoencoderKLCogVideoX, weights: Path) -> None:
     """Write the autoencoder of both sites in float16; `vae` says the edge's scaling factor."""
     for site in SITES:
-        _half(_for_site(vae, site)).save_pretrained(weights / site / "vae")
+        half(_for_site(vae, site)).save_pretrained(weights / site / "vae")
 
 
 def load_vae(weights: Path) -> AutoencoderKLCogVideoX:
@@ -251,12 +249,4 @@ def _for_site(vae: AutoencoderKLCogVideoX, site: Site) -> AutoencoderKLCogVideoX
         return vae
     copy = deepcopy(vae)
     copy.register_to_config(scaling_factor=round(vae.config.scaling_factor * SCALE_RATIO, 6))
-    return copy
-
-
-def _half(module: Module) -> Module:
-    """A float16 copy."""
-    copy = deepcopy(module).cpu()
-    for parameter in copy.parameters():
-        parameter.data = parameter.data.half()
     return copy

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
-from torch import nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from ecdiff.plan import Site
 from ecdiff.reference.layout import LayoutHead
 from ecdiff.reference.runs import Run, RunConfig
+from ecdiff.reference.train_pair import features_apart, record_blocks, stratified, weighted_mse
 from ecdiff.reference.video.clips import (
     COLOURS,
     OBJECTS,
@@ -23,7 +22,6 @@ from ecdiff.reference.video.clips import (
 )
 from ecdiff.reference.video.data import cached_latents, caption_ids, layout_labels, save_sheet
 from ecdiff.reference.video.models import (
-    EDGE_LAYERS,
     SCALE_RATIO,
     WIDTH,
     draw,
@@ -35,12 +33,13 @@ from ecdiff.reference.video.models import (
 GUIDANCE = 4.5
 SNR_CAP = 5.0
 FEATURE_WEIGHT = 0.1
-LAYOUT_LAYER = 3  # of the cloud's six, whose output tells the layout
+LAYOUT_LAYER = "transformer_blocks.3"  # of the cloud's six, whose output tells the layout
 LAYOUT_WEIGHT = 0.1
 CLOUD_UNGUIDED = 0.1  # share of empty captions, so that guidance has something to push against
 EDGE_UNGUIDED = 0.35  # guidance multiplies both predictions' errors alike
 EDGE_LATE = 1.5  # t = 1000 u^1.5: the edge mostly finishes what the cloud began
-CLOUD_MILESTONES = (2, 5)  # the cloud's layers whose outputs the edge's layers learn to match
+EDGE_BLOCKS = ("transformer_blocks.0", "transformer_blocks.1")
+CLOUD_BLOCKS = ("transformer_blocks.2", "transformer_blocks.5")  # what the edge's learn to match
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,7 @@ def draw_batch(
     seeds = torch.randint(len(latents), (n,), generator=g)
     z = latents[seeds].float()
     eps = torch.randn(z.shape, generator=g)
-    u = (torch.arange(n) + torch.rand(n, generator=g)) / n
-    t = (1000 * u**late).long().clamp(0, 999)
+    t = (1000 * stratified(n, g) ** late).long()
     ids = caption_ids(tokenizer, seeds.tolist(), g, unguided)
     labels = layout_labels([training_clip(seed) for seed in seeds.tolist()])
     return Batch(*(part.to(config.device) for part in (z, eps, t, ids, labels)))
@@ -122,7 +120,7 @@ def train_cloud(config: RunConfig, pair: Pair, clips: int, export: Callable[[], 
         "head": head,
     }
     run = Run(config, modules)
-    waves, seen = rotary(pair.cloud), _record_layers(pair.cloud, (LAYOUT_LAYER,))
+    waves, seen = rotary(pair.cloud), record_blocks(pair.cloud, (LAYOUT_LAYER,))
 
     def loss_of_step(g: torch.Generator) -> torch.Tensor:
         batch = draw_batch(latents, pair.tokenizer, config, g)
@@ -130,8 +128,8 @@ def train_cloud(config: RunConfig, pair: Pair, clips: int, export: Callable[[], 
         with torch.autocast(config.device, torch.bfloat16):
             text = pair.text_encoder(batch.ids).last_hidden_state
             v = pair.cloud(x.x_t, text, batch.t, image_rotary_emb=waves).sample
-        layout = head.loss(seen[0], batch.labels)
-        return _weighted_mse(v, x.v, x.weight) + LAYOUT_WEIGHT * layout
+        layout = head.loss(seen[LAYOUT_LAYER], batch.labels)
+        return weighted_mse(v, x.v, x.weight) + LAYOUT_WEIGHT * layout
 
     run.train(loss_of_step, lambda r: _draw(r, pair, "cloud", pair.cloud, export))
 
@@ -153,8 +151,7 @@ def train_edge(
     teacher = pair.cloud.to(config.device).eval().requires_grad_(False)
     text_encoder = pair.text_encoder.to(config.device).eval().requires_grad_(False)
     waves = rotary(teacher)
-    wanted = _record_layers(teacher, CLOUD_MILESTONES)
-    got = _record_layers(edge, tuple(range(EDGE_LAYERS)))
+    wanted, got = record_blocks(teacher, CLOUD_BLOCKS), record_blocks(edge, EDGE_BLOCKS)
 
     def loss_of_step(g: torch.Generator) -> torch.Tensor:
         batch = draw_batch(latents, pair.tokenizer, config, g, EDGE_UNGUIDED, EDGE_LATE)
@@ -165,12 +162,9 @@ def train_edge(
                 v = teacher(theirs.x_t, text, batch.t, image_rotary_emb=waves).sample
             predicted = edge(own.x_t, text, batch.t).sample
         target = edge_v(theirs, own, v.float())
-        features = sum(
-            (a.float() - b.float()).pow(2).mean() / b.float().pow(2).mean()
-            for a, b in zip(got, wanted, strict=True)
-        )
-        task = _weighted_mse(predicted, own.v, own.weight)
-        return task + 2 * _weighted_mse(predicted, target, own.weight) + FEATURE_WEIGHT * features
+        features = features_apart((got[k] for k in EDGE_BLOCKS), (wanted[k] for k in CLOUD_BLOCKS))
+        task = weighted_mse(predicted, own.v, own.weight)
+        return task + 2 * weighted_mse(predicted, target, own.weight) + FEATURE_WEIGHT * features
 
     run.train(loss_of_step, lambda r: _draw(r, pair, "edge", edge, export))
 
@@ -182,25 +176,6 @@ def edge_v(cloud: Noised, edge: Noised, v: torch.Tensor) -> torch.Tensor:
     """
     x_0 = (cloud.a * cloud.x_t - cloud.b * v) / SCALE_RATIO
     return (edge.a * edge.x_t - x_0) / edge.b
-
-
-def _weighted_mse(got: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (weight * (got.float() - wanted).pow(2).flatten(1).mean(1)).mean()
-
-
-def _record_layers(model: nn.Module, layers: tuple[int, ...]) -> list[torch.Tensor]:
-    """Hook a transformer so that the returned list always holds these layers' latest outputs."""
-    seen: list[torch.Tensor] = [torch.empty(0)] * len(layers)
-
-    def keep(place: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            seen[place] = output[0]
-
-        return hook
-
-    for place, layer in enumerate(layers):
-        model.get_submodule(f"transformer_blocks.{layer}").register_forward_hook(keep(place))
-    return seen
 
 
 @torch.no_grad()

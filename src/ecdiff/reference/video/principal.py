@@ -12,15 +12,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
-    CogVideoXEncoder3D,
-    CogVideoXResnetBlock3D,
-)
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXResnetBlock3D
 from torch import nn
 
+from ecdiff.reference.principal import component_gains, leading_components, paired_output
+
 KEPT = (14,)  # components kept at 32 x 32; at 16 x 16 it is the latent channels
-GROUP_CONSTANT = 4.0  # standard deviations
-LOG_VARIANCE = -6.0
 
 
 @torch.no_grad()
@@ -38,9 +35,8 @@ def start_at_principal_components(vae: AutoencoderKLCogVideoX, x: torch.Tensor) 
             _identity(block.resnets[0].conv_shortcut, y.shape[1])
         sampler = block.downsamplers[0]
         y = _gather(sampler.conv, _halve_time(y) if sampler.compress_time else y, kept)
-    gain = y.std((0, 2, 3, 4)) ** -0.5  # coarse components stay the larger ones
-    gain = gain / (gain * y.std((0, 2, 3, 4))).mean()
-    _paired_output(encoder, y, gain)
+    shortcut, out = encoder.down_blocks[-1].resnets[0].conv_shortcut, encoder.conv_out.conv
+    paired_output(shortcut, encoder.norm_out, out, y, component_gains(y), (-1, 1, 1))
 
 
 def _frames_and_changes(conv: nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
@@ -74,40 +70,10 @@ def _gather(conv: nn.Conv2d, y: torch.Tensor, kept: int) -> torch.Tensor:
     """Make a stride-2 convolution keep the `kept` leading components of 2 x 2 patches of y."""
     count = y.shape[0]
     patches = F.pixel_unshuffle(y.transpose(1, 2).flatten(0, 1), 2)  # channel c * 4 + dy * 2 + dx
-    flat = patches.transpose(0, 1).flatten(1)
-    basis = torch.linalg.eigh(torch.cov(flat)).eigenvectors[:, -kept:].flip(1).T
+    basis = leading_components(patches, kept)
     assert conv.bias is not None
     conv.weight[:kept] = 0
     conv.bias[:kept] = 0
     conv.weight[:kept, : y.shape[1], :2, :2] = basis.view(kept, -1, 2, 2)
     reduced = F.conv2d(patches, basis[:, :, None, None])
     return reduced.view(count, -1, *reduced.shape[1:]).transpose(1, 2)
-
-
-def _paired_output(encoder: CogVideoXEncoder3D, y: torch.Tensor, gain: torch.Tensor) -> None:
-    """Route component k as (y, -y) through the last norm and SiLU to latent channel k.
-
-    A large constant in each group makes the norm a fixed scale; silu(x) - silu(-x) = x.
-    """
-    shortcut, out = encoder.down_blocks[-1].resnets[0].conv_shortcut, encoder.conv_out.conv
-    groups, channels = encoder.norm_out.num_groups, len(shortcut.weight)
-    size, count = channels // groups, len(gain)
-    mean, std = y.mean((0, 2, 3, 4)), y.std((0, 2, 3, 4))
-    per_group = -(-count // groups)
-    assert size >= 2 + 2 * per_group, "too few channels a group for the latents"
-    shortcut.weight *= 0.1
-    shortcut.bias.zero_()
-    nn.init.zeros_(out.weight)
-    nn.init.zeros_(out.bias)
-    out.bias[count:] = LOG_VARIANCE
-    scale = ((2 * GROUP_CONSTANT**2 + 2 * per_group) / size) ** 0.5
-    for g in range(groups):
-        shortcut.weight[g * size : g * size + 2] = 0
-        shortcut.bias[g * size], shortcut.bias[g * size + 1] = GROUP_CONSTANT, -GROUP_CONSTANT
-    for k in range(count):
-        at = (k % groups) * size + 2 + 2 * (k // groups)
-        for row, sign in ((at, 1.0), (at + 1, -1.0)):
-            shortcut.weight[row] = 0
-            shortcut.weight[row, k] = sign / std[k]
-            shortcut.bias[row] = -sign * mean[k] / std[k]
-            out.weight[k, row, -1, 1, 1] = sign * scale * std[k] * gain[k]
