@@ -53,7 +53,7 @@ pair: install
 	$(TRAIN) vae --fresh --samples 16000 --out $(OUT)/vae
 	$(TRAIN) text --samples 70000 --start $(OUT)/vae/weights --out $(OUT)/text
 	$(TRAIN) cloud --fresh --samples 240000 --scenes 24576 --start $(OUT)/text/weights --out $(OUT)/cloud
-	$(TRAIN) edge --fresh --samples 230000 --scenes 24576 --start $(OUT)/cloud/weights --out $(OUT)/edge
+	$(TRAIN) edge --fresh --samples 120000 --scenes 24576 --start $(OUT)/cloud/weights --out $(OUT)/edge
 	$(TRAIN) classifier --samples 240000 --start $(OUT)/vae/weights --out $(OUT)/classifier
 	mkdir -p $(OUT)/final
 	cp -r $(OUT)/edge/weights/. $(OUT)/classifier/weights/. $(OUT)/final

@@ -65,6 +65,7 @@ def adherence(
         "two: relation": b["arrangement"],
         "two: all three": objects & colours & b["arrangement"],
         "two: background": b["background"],
+        "two: the whole prompt": objects & colours & b["arrangement"] & b["background"],
     }
     return {name: estimate(100 * part.float()) for name, part in parts.items()}
 
