@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from ecdiff import pairs
+from ecdiff.reference.data import picture_batch
 from ecdiff.reference.evaluate import LATE, LATE_PLANS, STEPS, bars
-from ecdiff.reference.figures import estimate, late
+from ecdiff.reference.figures import arguments, estimate, late, noise_error, with_judge
+from ecdiff.reference.models import WEIGHTS, load_pipeline
+from ecdiff.reference.scenes import held_out_scenes
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_more_values() -> None:
@@ -70,3 +76,32 @@ def test_late_steps_hold_by_closeness_or_by_detail() -> None:
         found = bars(_result(gain, finish, coast))
         assert found[-1]["holds"] is holds
         assert all(bar["holds"] for bar in found[:-1])
+
+
+def test_the_noise_error_of_few_scenes_ignores_the_pictures_behind_them() -> None:
+    pipe, one, two = load_pipeline(), held_out_scenes(2), held_out_scenes(2, things=2)
+    alone = noise_error(pipe, picture_batch(one), one)
+    assert noise_error(pipe, picture_batch([*one, *two]), one) == alone
+
+
+def test_a_run_without_a_classifier_is_judged_by_the_shipped_one(tmp_path: Path) -> None:
+    assert with_judge(tmp_path, WEIGHTS) == WEIGHTS
+    (tmp_path / "classifier").mkdir()
+    assert with_judge(tmp_path, WEIGHTS) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--prompts", "0"], "0: say 1 or more"),
+        (["--weights", "/nowhere"], "/nowhere holds no trained pair"),
+    ],
+)
+def test_bad_input_is_one_line(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = arguments("ecdiff.reference.evaluate", None, pairs.resolve("reference"), WEIGHTS)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(given)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -35,6 +35,7 @@ from ecdiff.reference.figures import (
     rounded,
     shown,
     step_times,
+    with_judge,
 )
 from ecdiff.reference.models import WEIGHTS, load_pipeline
 from ecdiff.reference.scenes import Scene, caption, held_out_scenes
@@ -63,7 +64,7 @@ def evaluate(weights: Path, prompts: int, guidance: float, grid: Path | None) ->
     `prompts` held-out prompts of one object and as many of two; prompt i has seed i in every row.
     """
     one, two = held_out_scenes(prompts), held_out_scenes(prompts, things=2)
-    judge = load_classifier(weights / "classifier")
+    judge = load_classifier(with_judge(weights, WEIGHTS) / "classifier")
     pipes = {site: load_pipeline(weights, site) for site in ("cloud", "edge")}
     pair = pairs.folder_pair("reference", weights)
     device, dtype = pairs.place(None, "float32")
@@ -93,8 +94,9 @@ def evaluate(weights: Path, prompts: int, guidance: float, grid: Path | None) ->
     result["late"] = {f"{g:g}": late(p) for g, p in ((guidance, drawn), (HIGH_GUIDANCE, high))}
     result["bars"] = bars(result)
     if grid:
-        shown = [*range(SHOWN), *range(prompts, prompts + SHOWN)]
-        x, scenes = drawn["cloud"][shown] * 2 - 1, [*one[:SHOWN], *two[:SHOWN]]
+        count = min(SHOWN, prompts)
+        chosen = [*range(count), *range(prompts, prompts + count)]
+        x, scenes = drawn["cloud"][chosen] * 2 - 1, [*one[:count], *two[:count]]
         right = correct(judge, x, scenes)
         save_verdicts(
             grid, x, scenes, [[h for h in HEADS if not right[h][i]] for i in range(len(x))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,19 @@ def estimate(values: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def noise_error(pipe: StableDiffusionPipeline, x: Tensor, scenes: list[Scene]) -> float:
-    """Mean squared error of the predicted noise on pictures x [B, 3, 128, 128], no guidance.
+    """Mean squared error of the predicted noise on the scenes' pictures x [B, 3, 128, 128].
 
-    Timesteps are spread evenly over 0..999 and the noise is seeded: the same for both sites.
+    Without guidance; timesteps are spread evenly over 0..999 and the noise is seeded: the same for
+    both sites.
     """
     g = torch.Generator().manual_seed(0)
-    x0 = pipe.vae.encode(x[:ERROR_SCENES]).latent_dist.mean * pipe.vae.config.scaling_factor
+    scenes = scenes[:ERROR_SCENES]
+    x0 = pipe.vae.encode(x[: len(scenes)]).latent_dist.mean * pipe.vae.config.scaling_factor
     t = ((torch.arange(len(x0)) + 0.5) * 1000 / len(x0)).long()
     t = t[torch.randperm(len(t), generator=g)]
     noise = torch.randn(x0.shape, generator=g)
     x_t = new_scheduler().add_noise(x0, noise, t)
-    ids = token_ids(pipe.tokenizer, [caption(scene) for scene in scenes[: len(x0)]])
+    ids = token_ids(pipe.tokenizer, [caption(scene) for scene in scenes])
     predicted = pipe.unet(x_t, t, pipe.text_encoder(ids).last_hidden_state).sample
     return float((predicted - noise).square().mean())
 
@@ -145,14 +147,34 @@ def megabytes(weights: Path) -> float:
     return sum(f.stat().st_size for f in weights.rglob("*") if f.is_file()) / 1e6
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text}: say 1 or more")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if not (path / "cloud" / "model_index.json").is_file():
+        raise ArgumentTypeError(f"{text} holds no trained pair: name the folder above cloud/")
+    return path
+
+
 def arguments(module: str, about: str | None, pair: Pair, weights: Path) -> ArgumentParser:
     """The options of both evaluations; `pair` gives the guidance, `weights` is its folder."""
     parser = ArgumentParser(prog=f"python -m {module}", description=about)
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
-    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts (of each kind)")
+    parser.add_argument(
+        "--prompts", type=_positive, default=256, help="held-out prompts (of each kind)"
+    )
     parser.add_argument("--guidance", type=float, default=pair.guidance)
-    parser.add_argument("--weights", type=Path, default=weights, help="the pair's folder")
+    parser.add_argument("--weights", type=_folder, default=weights, help="the pair's folder")
     return parser
+
+
+def with_judge(weights: Path, shipped: Path) -> Path:
+    """`weights`, or `shipped` where a training run has left no classifier of its own."""
+    return weights if (weights / "classifier").is_dir() else shipped
 
 
 def bar(name: str, value: float, sign: str, wanted: float) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ecdiff.reference.figures import (
     print_bars,
     rounded,
     shown,
+    with_judge,
 )
 from ecdiff.reference.video.classifier import Classifier, correct, load_classifier
 from ecdiff.reference.video.clips import FRAMES, SIDE, Clip, caption, held_out_clips
@@ -62,7 +63,7 @@ def evaluate(weights: Path, prompts: int, guidance: float, gif: Path | None) -> 
     """All figures of the pair in `weights`, JSON-able."""
     clips, pair = held_out_clips(prompts), video_pair(weights)
     ec_diff = plan_for("ec-diff", STEPS, pair.defaults)
-    truth, judge = clip_batch(clips), load_classifier(weights)
+    truth, judge = clip_batch(clips), load_classifier(with_judge(weights, WEIGHTS))
     pipe = EdgeCloudPipeline.from_pretrained(pair)
     db, rebuilt = frame_psnr(load_vae(weights), truth)
     plans = {"cloud": (cloud_only(STEPS), "renoise"), "edge": (edge_only(STEPS), "renoise")}
