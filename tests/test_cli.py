@@ -82,7 +82,7 @@ def assert_one_line(errors: str) -> None:
     assert len(errors.strip().splitlines()) == 1
 
 
-def wait_until_gone(process: psutil.Process, seconds: float = 30.0) -> None:
+def assert_gone(process: psutil.Process, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, f"{process} is still there"
@@ -288,7 +288,7 @@ def test_ctrl_c_on_generate(pair_folder: Path, tmp_path: Path) -> None:
         assert process.stdout.read() == b""
     assert b"Traceback" not in shown + os.read(terminal, 65536)
     os.close(terminal)
-    wait_until_gone(child, 1.0)
+    assert_gone(child, 1.0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def test_a_killed_generate_leaves_no_server(pair_folder: Path, tmp_path: Path) -
             time.sleep(0.05)
         time.sleep(0.5)
         process.kill()
-    wait_until_gone(children[0])
+    assert_gone(children[0])
 
 
 def test_a_server_killed_in_the_middle(

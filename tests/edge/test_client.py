@@ -106,7 +106,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def fails(
+def assert_fails(
     error: type[EcdiffError], network: Network, job: Job, seconds: float, message: str = "."
 ) -> EcdiffError:
     """The error of a job, which must come within `seconds`."""
@@ -121,17 +121,19 @@ def fails(
 def test_nobody_there(pair: Pair) -> None:
     port = free_port()
     network = Network(f"ws://127.0.0.1:{port}", connect_timeout=1.0)
-    fails(UnreachableError, network, job_for(pair), 2.0, f"127.0.0.1:{port}.*ecdiff serve")
+    assert_fails(UnreachableError, network, job_for(pair), 2.0, f"127.0.0.1:{port}.*ecdiff serve")
 
 
 def test_no_such_host(pair: Pair) -> None:
-    fails(UnreachableError, Network("ws://no.such.host.invalid", None, 1.0), job_for(pair), 3.0)
+    assert_fails(
+        UnreachableError, Network("ws://no.such.host.invalid", None, 1.0), job_for(pair), 3.0
+    )
 
 
 def test_a_server_that_accepts_and_says_nothing(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         network = Network(f"ws://127.0.0.1:{listener.getsockname()[1]}", connect_timeout=0.5)
-        fails(UnreachableError, network, job_for(pair), 0.5)
+        assert_fails(UnreachableError, network, job_for(pair), 0.5)
 
 
 def test_a_server_that_comes_up_late_is_reached(pair: Pair) -> None:
@@ -150,7 +152,7 @@ def test_a_server_that_comes_up_late_is_reached(pair: Pair) -> None:
     thread = threading.Thread(target=serve_later)
     thread.start()
     try:
-        fails(RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "reached")
+        assert_fails(RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "reached")
     finally:
         late.set()
         thread.join()
@@ -161,7 +163,7 @@ def test_a_server_with_another_pair_is_named_before_any_work(pair: Pair) -> None
     other = pairs.describe(pair) | {"fingerprint": "b" * 64, "name": "other"}
     with fake_server(pair, asked.append, entries=[other]) as port:
         job = job_for(pair)
-        error = fails(FingerprintError, Network(f"ws://127.0.0.1:{port}"), job, 5.0)
+        error = assert_fails(FingerprintError, Network(f"ws://127.0.0.1:{port}"), job, 5.0)
     assert "other (bbbbbbbbbbbb)" in str(error)
     assert job.fingerprint[:12] in str(error)
     assert asked == []
@@ -172,29 +174,35 @@ def test_a_server_with_another_pair_is_named_before_any_work(pair: Pair) -> None
 )
 def test_something_else_that_answers(body: bytes, pair: Pair) -> None:
     with fake_server(pair, lambda link: None, body=body) as port:
-        fails(RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "not an ecdiff")
+        assert_fails(
+            RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "not an ecdiff"
+        )
 
 
 @pytest.mark.parametrize("status", [404, 500, 302])
 def test_an_error_page(status: int, pair: Pair) -> None:
     with fake_server(pair, lambda link: None, body=b"<html>", status=HTTPStatus(status)) as port:
-        fails(RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "not an ecdiff")
+        assert_fails(
+            RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "not an ecdiff"
+        )
 
 
 def test_the_token(pair: Pair) -> None:
     with running(pair, token="secret") as server:
         for token in (None, "wrong"):
-            error = fails(RefusedError, Network(server.ws, token), job_for(pair), 5.0, "bearer")
+            error = assert_fails(
+                RefusedError, Network(server.ws, token), job_for(pair), 5.0, "bearer"
+            )
             assert isinstance(error, RefusedError)
             assert error.remote_code == "unauthorized"
         known = Network(server.ws, "wrong")
         known._checked = pairs.fingerprint(pair)  # so that the WebSocket itself is asked
-        fails(RefusedError, known, job_for(pair), 5.0, "bearer")
+        assert_fails(RefusedError, known, job_for(pair), 5.0, "bearer")
         assert collect(Network(server.ws, "secret"), job_for(pair, 1))
 
 
 def test_an_error_of_the_server_s_own(server: Running, pair: Pair) -> None:
-    error = fails(RefusedError, Network(server.ws), job_for(pair, 1001), 5.0, "1001 steps")
+    error = assert_fails(RefusedError, Network(server.ws), job_for(pair, 1001), 5.0, "1001 steps")
     assert isinstance(error, RefusedError)
     assert error.remote_code == "bad_input"
 
@@ -232,7 +240,9 @@ STEP = '{"event": "step", "step": 0, "timestep": 1.0, "evaluated": true}'
 )
 def test_answers_that_make_no_sense(behave: Behaviour, pair: Pair) -> None:
     with fake_server(pair, behave) as port:
-        fails(RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "ecdiff server")
+        assert_fails(
+            RefusedError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "ecdiff server"
+        )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,9 @@ def test_answers_that_make_no_sense(behave: Behaviour, pair: Pair) -> None:
 )
 def test_a_server_that_hangs_up_without_a_handoff(behave: Behaviour, pair: Pair) -> None:
     with fake_server(pair, behave) as port:
-        fails(LinkLostError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "was lost")
+        assert_fails(
+            LinkLostError, Network(f"ws://127.0.0.1:{port}"), job_for(pair), 5.0, "was lost"
+        )
 
 
 SERVE = """

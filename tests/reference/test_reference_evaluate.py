@@ -60,7 +60,7 @@ def _result(gain: float, finish: float, coast: float) -> dict[str, Any]:
         "cloud": right,
         "edge": right | {"two: the whole prompt": {"mean": 90.0}},
         "handoff": right,
-        "step_ratio_batch_2": 0.4,
+        "step_ratio": 0.4,
         "megabytes": 30.0,
         "late": {"3": found | {"gain_db": {"mean": gain}}},
     }
@@ -100,7 +100,7 @@ def test_a_run_without_a_classifier_is_judged_by_the_shipped_one(tmp_path: Path)
 def test_bad_input_is_one_line(
     given: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parser = arguments("ecdiff.reference.evaluate", None, pairs.resolve("reference"), WEIGHTS)
+    parser = arguments("evaluate", None, pairs.resolve("reference"), WEIGHTS, ("--grid", ""))
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(given)
     assert ended.value.code == 2

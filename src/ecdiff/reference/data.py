@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from ecdiff.reference.canvas import SIDE
 from ecdiff.reference.render import render
+from ecdiff.reference.runs import save_whole
 from ecdiff.reference.scenes import Scene, caption, training_scene
 
 UNGUIDED_SHARE = 0.1  # captions left empty, so that guidance has something to push against
@@ -24,7 +25,7 @@ UNGUIDED_SHARE = 0.1  # captions left empty, so that guidance has something to p
 def picture_batch(scenes: Iterable[int | Scene]) -> torch.Tensor:
     """Pictures [B, 3, 128, 128] in [-1, 1] of scenes, or of the training scenes of these seeds."""
     arrays = [np.asarray(render(training_scene(s) if isinstance(s, int) else s)) for s in scenes]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_floats(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
 
 
 @torch.no_grad()
@@ -60,10 +61,9 @@ def made_once(
         parts.append(encode(range(start, min(start + chunk, count))).half().cpu())
         if start % (32 * chunk) == 0:
             print(f"latents {start}/{count}", flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(torch.cat(parts), path.with_suffix(".part"))
-    path.with_suffix(".part").rename(path)
-    return torch.cat(parts)
+    made = torch.cat(parts)
+    save_whole(made, path)
+    return made
 
 
 def caption_ids(

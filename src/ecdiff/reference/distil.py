@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from ecdiff.reference.data import cached_latents, caption_ids, token_ids, weights_hash
 from ecdiff.reference.models import new_scheduler, pipeline, written_out_attention
-from ecdiff.reference.runs import Run, RunConfig
+from ecdiff.reference.runs import Run, RunConfig, save_whole
 from ecdiff.reference.scenes import caption, training_scene
 from ecdiff.reference.train_pair import (
     Pair,
@@ -115,8 +115,7 @@ def drawn_latents(pair: Pair, count: int, folder: Path, device: str) -> Drawn:
             full = torch.full((len(texts),), guidance)
             parts.append((z.half().cpu(), token_ids(pair.tokenizer, texts), full))
             print(f"drawn {start}/{count}", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save([torch.cat(part) for part in zip(*parts, strict=True)], path)
+        save_whole([torch.cat(part) for part in zip(*parts, strict=True)], path)
     return Drawn(*torch.load(path, weights_only=True))
 
 

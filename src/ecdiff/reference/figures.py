@@ -1,16 +1,15 @@
-"""The figures of the reference pair that `evaluate` puts together."""
+"""The figures that the evaluations of the reference pairs put together, and their command."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Sequence
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ecdiff.drawer import Drawer
@@ -122,24 +121,10 @@ def autoencoder_quality(pipe: StableDiffusionPipeline, x: Tensor) -> dict[str, A
     return {"vae_psnr_db": estimate(psnr(a, b)), "vae_ssim": estimate(ssim(a, b))}
 
 
-@torch.no_grad()
-def step_times(unets: dict[str, UNet2DConditionModel], repeats: int = 41) -> dict[str, float]:
-    """Median milliseconds of one call, the two networks taking turns, and edge over cloud."""
-    figures: dict[str, float] = {}
-    for batch in (1, 2):
-        seconds: dict[str, list[float]] = {site: [] for site in unets}
-        for _ in range(repeats):
-            for site, unet in unets.items():
-                c = unet.config
-                x = torch.randn(batch, c.in_channels, c.sample_size, c.sample_size)
-                text = torch.randn(batch, 32, c.cross_attention_dim)
-                began = time.perf_counter()
-                unet(x, 500, text)
-                seconds[site].append(time.perf_counter() - began)
-        median = {site: 1000 * statistics.median(s) for site, s in seconds.items()}
-        figures |= {f"{site}_step_ms_batch_{batch}": ms for site, ms in median.items()}
-        figures[f"step_ratio_batch_{batch}"] = median["edge"] / median["cloud"]
-    return figures
+def step_figures(times: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds of a guided step of each site, and the edge's over the cloud's."""
+    figures = {f"{site}_ms": 1000 * times[site] for site in ("cloud", "edge")}
+    return figures | {"step_ratio": times["edge"] / times["cloud"]}
 
 
 def megabytes(weights: Path) -> float:
@@ -160,8 +145,10 @@ def _folder(text: str) -> Path:
     return path
 
 
-def arguments(module: str, about: str | None, pair: Pair, weights: Path) -> ArgumentParser:
-    """The options of both evaluations; `pair` gives the guidance, `weights` is its folder."""
+def arguments(
+    module: str, about: str | None, pair: Pair, weights: Path, sheet: tuple[str, str]
+) -> ArgumentParser:
+    """The options of both evaluations: `weights` is the pair's folder, `sheet` a flag and help."""
     parser = ArgumentParser(prog=f"python -m {module}", description=about)
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     parser.add_argument(
@@ -169,7 +156,21 @@ def arguments(module: str, about: str | None, pair: Pair, weights: Path) -> Argu
     )
     parser.add_argument("--guidance", type=float, default=pair.guidance)
     parser.add_argument("--weights", type=_folder, default=weights, help="the pair's folder")
+    flag, text = sheet
+    parser.add_argument(flag, type=Path, dest="sheet", metavar="FILE", help=text)
     return parser
+
+
+def report(
+    args: Namespace,
+    evaluate: Callable[[Path, int, float, Path | None], dict[str, Any]],
+    print_tables: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure what `arguments` read, and print tables and a line of JSON."""
+    result = evaluate(args.weights, args.prompts, args.guidance, args.sheet)
+    if not args.json:
+        print_tables(result)
+    print(json.dumps(result))
 
 
 def with_judge(weights: Path, shipped: Path) -> Path:

@@ -92,6 +92,14 @@ def config_of(args: argparse.Namespace, defaults: Defaults) -> RunConfig:
     )
 
 
+def save_whole(state: object, path: Path) -> None:
+    """`torch.save` to a second file, then renamed: a killed run leaves no half-written one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
 class Run:
     """A training run over some modules: owns the optimiser, the EMA copy and the checkpoint."""
 
@@ -164,7 +172,7 @@ class Run:
         self.modules.train()
 
     def save(self) -> None:
-        """Write the checkpoint: to a second file first, then renamed over the old one."""
+        """Write the checkpoint over the old one."""
         state = {
             "modules": self.modules.state_dict(),
             "ema": self.ema,
@@ -172,9 +180,7 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        part = self.checkpoint_path.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.checkpoint_path)
+        save_whole(state, self.checkpoint_path)
 
     def _load(self) -> None:
         state: dict[str, Any] = torch.load(

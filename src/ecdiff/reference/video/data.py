@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLCogVideoX
 from PIL import Image
 from transformers import T5Tokenizer
 
-from ecdiff.reference.data import made_once, to_bytes, token_ids, weights_hash
+from ecdiff.reference.data import made_once, to_bytes, to_floats, token_ids, weights_hash
 from ecdiff.reference.layout import CELLS, covered
 from ecdiff.reference.video.clips import COLOURS, OBJECTS, SIDE, Clip, caption, training_clip
 from ecdiff.reference.video.render import render
@@ -23,7 +23,7 @@ LATENT_FRAME_MIDDLES = (0.0, 2.5, 6.5)
 def clip_batch(clips: Iterable[int | Clip]) -> torch.Tensor:
     """Frames [B, 3, 9, 64, 64] in [-1, 1] of clips, or of the training clips of these seeds."""
     arrays = [render(training_clip(c) if isinstance(c, int) else c) for c in clips]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return to_floats(torch.from_numpy(np.stack(arrays)).permute(0, 4, 1, 2, 3))
 
 
 def layout_labels(clips: list[Clip]) -> torch.Tensor:

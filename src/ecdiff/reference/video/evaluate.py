@@ -7,7 +7,6 @@ clip while it is 1.6 times as fast. Prints tables, then a line of JSON with ever
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,10 @@ from ecdiff.reference.figures import (
     estimate,
     megabytes,
     print_bars,
+    report,
     rounded,
     shown,
+    step_figures,
     with_judge,
 )
 from ecdiff.reference.video.classifier import Classifier, correct, load_classifier
@@ -126,7 +127,7 @@ def adherence(judge: Classifier, x: torch.Tensor, clips: list[Clip]) -> dict[str
 
 
 def _speed(pair: Pair, plan: Plan, guidance: float) -> dict[str, float]:
-    """Seconds of a step and of the rest, and what `plan` gains, encoding and decoding included."""
+    """Each site's step, and what `plan` gains, encoding and decoding included."""
     device, dtype = pairs.place(None, "float32")
     times = step_times(
         {
@@ -135,11 +136,8 @@ def _speed(pair: Pair, plan: Plan, guidance: float) -> dict[str, float]:
         },
         Request("a red circle moving right", SIDE, SIDE, guidance, (0,), frames=FRAMES),
     )
-    figures = {f"{name}_ms": 1000 * seconds for name, seconds in times.items()}
-    return figures | {
-        "step_ratio": times["edge"] / times["cloud"],
-        "speedup": seconds_of(cloud_only(STEPS), times) / seconds_of(plan, times),
-    }
+    speedup = seconds_of(cloud_only(STEPS), times) / seconds_of(plan, times)
+    return step_figures(times) | {"speedup": speedup}
 
 
 def save_sheet(rows: list[torch.Tensor], path: Path, fps: int, columns: int = 8) -> None:
@@ -170,13 +168,9 @@ def print_tables(result: dict[str, Any]) -> None:
 def main() -> None:
     """Parse, measure, print."""
     pair = pairs.resolve("reference-video")
-    parser = arguments("ecdiff.reference.video.evaluate", __doc__, pair, WEIGHTS)
-    parser.add_argument("--gif", type=Path, help="a moving sheet: truth, cloud, EC-Diff, edge")
-    args = parser.parse_args()
-    result = evaluate(args.weights, args.prompts, args.guidance, args.gif)
-    if not args.json:
-        print_tables(result)
-    print(json.dumps(result))
+    gif = "--gif", "write a moving sheet: truth, cloud, EC-Diff, edge"
+    parser = arguments("ecdiff.reference.video.evaluate", __doc__, pair, WEIGHTS, gif)
+    report(parser.parse_args(), evaluate, print_tables)
 
 
 if __name__ == "__main__":
